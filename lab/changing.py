@@ -39,6 +39,7 @@ from lab.steps import Do, Step
 from lab.telling import apply_to_store, tell_controllers, tell_hypervisor
 from lab.waiting import await_in_sync, await_links
 from mgmt.session import ManagementSession
+from xenflow.model import control_link
 from xenflow.model.network import Router
 from xenflow.model.values import mac_text
 
@@ -69,6 +70,19 @@ _SWITCH: dict[str, str | int] = {
     # must not reach the host's addresses, nor be answered by ARP.
     "net/ipv4/conf/default/rp_filter": 1,
     "net/ipv4/conf/default/arp_ignore": 8,
+}
+_IPV6: dict[str, str | int] = {
+    "accept_dad": 0,
+    "accept_ra": 0,
+    "accept_redirects": 0,
+    "router_solicitations": 0,
+    "addr_gen_mode": 0,
+    "disable_ipv6": 0,
+}
+"""Of each interface of machines and routers where the lab speaks IPv6; the last one turns it on."""
+_IPV6_ROUTER: dict[str, str | int] = {
+    "net/ipv6/conf/all/forwarding": 1,
+    f"net/ipv6/conf/{control_link.INTERFACE}/forwarding": 0,
 }
 _MANAGEMENT: dict[str, str | int] = {
     f"net/ipv4/conf/{MANAGEMENT}/rp_filter": 0,
@@ -198,8 +212,23 @@ class Change:
             )
 
     def _set_gateways(self, whats: Whats) -> None:
-        for node, gateway in whats:
+        for node, _, gateway in whats:
             ip([f"route replace default via {gateway}"], PREFIX + node)
+
+    def _speak_ipv6(self, whats: Whats) -> None:
+        """Link-local addresses come by the MAC address, and at once: there is no second of either
+        to look for."""
+        for node, own in _by_first(whats):
+            settings = _IPV6_ROUTER if node in self.after.routers else {}
+            for (name,) in own:
+                conf = f"net/ipv6/conf/{name}"
+                settings = settings | {f"{conf}/{key}": value for key, value in _IPV6.items()}
+            sysctl(settings, PREFIX + node)
+
+    def _end_ipv6(self, whats: Whats) -> None:
+        for node, own in _by_first(whats):
+            off: dict[str, str | int] = {f"net/ipv6/conf/{n}/disable_ipv6": 1 for (n,) in own}
+            sysctl({**off, "net/ipv6/conf/all/forwarding": 0}, PREFIX + node)
 
     def _remove_addresses(self, whats: Whats) -> None:
         for node, own in _by_first(whats):
@@ -393,6 +422,8 @@ def _by_first(whats: Whats) -> list[tuple[str, list[tuple[str, ...]]]]:
 
 
 def _broadcast(interface: str, address: str) -> str:
+    if ":" in address:
+        return " nodad"
     return "" if interface == "lo" or " peer " in address else " broadcast +"
 
 
@@ -418,6 +449,7 @@ _CARRY_OUT: dict[Do, Callable[[Change, Whats], str | None]] = {
     Do.CABLE: Change._make_cables,
     Do.MACHINE: Change._cable_machines,
     Do.WIRE: Change._make_wires,
+    Do.IPV6: Change._speak_ipv6,
     Do.ADDRESS: Change._add_addresses,
     Do.GATEWAY: Change._set_gateways,
     Do.START_ROUTING: Change._start_routing,
@@ -440,6 +472,7 @@ _CARRY_OUT: dict[Do, Callable[[Change, Whats], str | None]] = {
     ),
     Do.UNPLUG: Change._unplug,
     Do.NO_ADDRESS: Change._remove_addresses,
+    Do.NO_IPV6: Change._end_ipv6,
     Do.NO_PORT: Change._remove_ports,
     Do.NO_MACHINE: Change._uncable_machines,
     Do.NO_CABLE: Change._remove_cables,

@@ -17,18 +17,28 @@ So are the routers that are at home there: they have no node.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from ipaddress import AddressValueError, IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import (
+    AddressValueError,
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_address,
+    ip_interface,
+)
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 from zlib import crc32
 
 from mgmt.hypervisor.vm import RouterVm
-from xenflow.model.addresses import OnLink, unfit
+from xenflow.model.addresses import Address, OnLink, unfit
 from xenflow.model.network import (
     Controller,
     Datapath,
@@ -40,6 +50,7 @@ from xenflow.model.network import (
 )
 from xenflow.model.values import UnfitError, Value, mac_number, text_of
 from xenflow.store.document import Document
+from xenflow.store.filling import listed
 from xenflow.store.network_file import parse, read_text
 from xenflow.store.toml_lines import Path as KeyPath
 from xenflow.store.toml_lines import show_value
@@ -52,7 +63,7 @@ FABRIC = PREFIX + "fabric"
 MANAGEMENT = "mgmt0"
 """A node's interface in the management network."""
 CABLE_MTU = 1600
-_ADDRESSES = (IPv4Address, IPv4Interface, IPv4Network)
+_ADDRESSES = (IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network)
 COPY_HEADER = "# Written by `xenflow lab up` from "
 """What the lab's own copy of a network file begins with."""
 COPIES = Path("lab", "files")
@@ -72,16 +83,26 @@ LABS_OWN = "lab"
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """An end machine: a network stack at an access port, with a routing daemon; or, where it has a
-    gateway, with a default route by that."""
+    """An end machine: a network stack at an access port, with a routing daemon; or, where it has
+    gateways, with default routes by these, one of each family at most.
+
+    address  the one that it is reached at; `more` are others that it has there
+    stubs    what it has on lo, one of each family at most
+    """
 
     name: str
     access: End
     link: str
     mac: int
     address: IPv4Interface
-    stub: IPv4Interface | None = None
-    gateway: IPv4Address | None = None
+    more: tuple[Address, ...] = ()
+    stubs: tuple[Address, ...] = ()
+    gateways: tuple[IPv4Address | IPv6Address, ...] = ()
+
+    @property
+    def stub(self) -> IPv4Interface | None:
+        """Its IPv4 stub address."""
+        return next((stub for stub in self.stubs if isinstance(stub, IPv4Interface)), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +121,9 @@ class OwnConfiguration:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One namespace.  `addresses`: the first is the one reached through the routers; the
-    management address is not among them.  `host`: of a router, where it runs now."""
+    """One namespace.  `addresses`: of each family, IPv4 before IPv6, the first is the one reached
+    through the routers; the management address is not among them.  `host`: of a router, where it
+    runs now."""
 
     name: str
     kind: str
@@ -125,6 +147,8 @@ class Lab:
     machines: dict[str, Machine]
     addresses: dict[str, dict[str, IPv4Interface]]
     """Router -> interface -> address."""
+    more: dict[str, dict[str, tuple[Address, ...]]] = field(default_factory=dict)
+    """The others of each interface, where it has some."""
     own: dict[str, OwnConfiguration] = field(default_factory=dict)
     """Node -> what a person has written for its routing daemon."""
     made: Mapping[str, RouterVm] = field(default_factory=dict)
@@ -186,22 +210,54 @@ class Lab:
 
     def speaking(self, link: str) -> list[tuple[str, str, IPv4Interface]]:
         """The members of a link that speak a routing protocol."""
-        silent = [m.name for m in self.machines.values() if m.gateway]
+        silent = [m.name for m in self.machines.values() if m.gateways]
         silent += [name for name, vm in self.made.items() if vm.daemon != LABS_OWN]
         return [member for member in self.members(link) if member[0] not in silent]
 
     def members(self, link: str) -> list[tuple[str, str, IPv4Interface]]:
-        """Who is on a link: (node, interface, address)."""
+        """Who is on a link: (node, interface, the address that it is reached at)."""
         found = [(m.name, "eth0", m.address) for m in self.machines.values() if m.link == link]
         for router, interface in self.network.members(link):
             address = self.addresses[router.name][interface.name]
             found.append((router.name, interface.name, address))
         return found
 
-    def assigned(self, link: str, address: IPv4Interface) -> str:
+    def everybody(self, link: str) -> list[tuple[str, str, Address]]:
+        """Every address on a link: (node, interface, address), an interface's IPv4 ones first."""
+        found: list[tuple[str, str, Address]] = []
+        for node, interface, address in self.members(link):
+            machine = self.machines.get(node)
+            more = machine.more if machine else self.more.get(node, {}).get(interface, ())
+            found += [(node, interface, one) for one in (address, *more)]
+        return found
+
+    def first_addresses(self, link: str, version: int) -> list[tuple[str, str, str]]:
+        """Who has an address of IPv4, or of IPv6, on a link: (node, interface, the first)."""
+        found: dict[tuple[str, str], str] = {}
+        for node, interface, address in self.everybody(link):
+            if address.version == version:
+                found.setdefault((node, interface), str(address.ip))
+        return [(*place, address) for place, address in found.items()]
+
+    @cached_property
+    def ipv6(self) -> bool:
+        """Whether the file says an IPv6 address of anybody: then every interface of machines and
+        routers has a link-local one, and routers forward and route IPv6."""
+        every = [a for link in self.network.links for _, _, a in self.everybody(link)]
+        every += [stub for machine in self.machines.values() for stub in machine.stubs]
+        return any(address.version == 6 for address in every)
+
+    @cached_property
+    def speaking_ipv6(self) -> list[tuple[str, str]]:
+        """The interfaces, (node, interface), that have a link-local address."""
+        found = [(name, "eth0") for name in self.machines]
+        found += [(r.name, i.name) for r in self.routers.values() for i in r.interfaces]
+        return found if self.ipv6 else []
+
+    def assigned(self, link: str, address: Address) -> str:
         """A member's address on a link as `ip address add` takes it; on an unnumbered link (a /32
         at each end) with the other end, to which there is a route by that."""
-        if address.network.prefixlen < 32:
+        if address.version == 6 or address.network.prefixlen < 32:
             return str(address)
         (peer,) = (far.ip for _, _, far in self.members(link) if far != address)
         return f"{address.ip} peer {peer}/32"
@@ -211,12 +267,12 @@ class Lab:
         """Every address of machines and routers: (node, interface, address as `assigned` has it).
         On lo are stub addresses, and what a node is called by on unnumbered links."""
         own = {*self.machines, *self.routers}
-        found = [(m.name, "lo", str(m.stub)) for m in self.machines.values() if m.stub]
+        found = [(m.name, "lo", str(stub)) for m in self.machines.values() for stub in m.stubs]
         for link in self.network.links:
-            for node, interface, address in self.members(link):
+            for node, interface, address in self.everybody(link):
                 if node in own:
                     found.append((node, interface, self.assigned(link, address)))
-                    if address.network.prefixlen == 32:
+                    if address.version == 4 and address.network.prefixlen == 32:
                         found.append((node, "lo", str(address)))
         return list(dict.fromkeys(found))
 
@@ -224,25 +280,34 @@ class Lab:
         """Every node; `placed` says where the routers run that do (default: all at home)."""
         found = [Node("lab", "lab", PREFIX + "lab")]
         for machine in self.machines.values():
-            addresses = [str(machine.address.ip)]
-            if machine.stub:
-                addresses.append(str(machine.stub.ip))
+            every = [machine.address, *machine.more, *machine.stubs]
             namespace = PREFIX + machine.name
-            found.append(Node(machine.name, "machine", namespace, tuple(addresses)))
+            found.append(Node(machine.name, "machine", namespace, _by_family(every)))
         for datapath in self.network.datapaths.values():
             name = self.switch_node(datapath.name)
             kind = "host" if datapath.kind is DatapathKind.HOST else "switch"
             kind = "elsewhere" if name in self.elsewhere else kind
             found.append(Node(name, kind, PREFIX + name))
         for router in self.routers.values():
-            addresses = [str(self.addresses[router.name][i.name].ip) for i in router.interfaces]
+            own, more = self.addresses[router.name], self.more.get(router.name, {})
+            every = [a for i in router.interfaces for a in (own[i.name], *more.get(i.name, ()))]
             host = router.home if placed is None else placed.get(router.name)
             namespace = PREFIX + router.name
-            found.append(Node(router.name, "router", namespace, tuple(addresses), host))
+            found.append(Node(router.name, "router", namespace, _by_family(every), host))
         for name in self.network.controllers:
             if name not in self.network.datapaths:
                 found.append(Node(name, "controller", PREFIX + name))
         return found
+
+
+def _by_family(addresses: Iterable[Address]) -> tuple[str, ...]:
+    return tuple(str(each.ip) for each in sorted(addresses, key=lambda each: each.version))
+
+
+def link_local(mac: int) -> str:
+    """The address that a kernel gives an interface by its MAC address (RFC 4291, appendix A)."""
+    high, low = mac >> 24 ^ 0x020000, mac & 0xFFFFFF
+    return str(IPv6Address(0xFE80 << 112 | high << 40 | 0xFFFE << 24 | low))
 
 
 def find_file(file_or_name: str | Path) -> Path:
@@ -339,10 +404,25 @@ def _read(
 # --- reading -------------------------------------------------------------------------------------
 
 
-def _interface(value: Any) -> IPv4Interface:
+def _interface(value: Any) -> Address:
     if "/" not in text_of(value):
         raise UnfitError
-    return IPv4Interface(value)
+    return ip_interface(value)
+
+
+def _addresses(value: Any) -> tuple[Address, ...]:
+    """Of an interface, IPv4 before IPv6."""
+    found = sorted(map(_interface, listed(value)), key=lambda each: each.version)
+    if not found or found[0].version != 4:
+        raise UnfitError
+    return tuple(found)
+
+
+def _stubs(value: Any) -> tuple[Address, ...]:
+    found = tuple(map(_interface, listed(value)))
+    if len({each.version for each in found}) < max(1, len(found)):
+        raise UnfitError
+    return found
 
 
 def _file_name(value: Any) -> str:
@@ -352,7 +432,16 @@ def _file_name(value: Any) -> str:
 
 
 _ADDRESS = Value("an IPv4 address", lambda value: IPv4Address(text_of(value)))
-_INTERFACE = Value('an IPv4 address and prefix length such as "10.0.1.2/24"', _interface)
+_INTERFACE = Value(
+    'an IPv4 address and prefix length such as "10.0.1.2/24", or several with it: '
+    '["10.0.1.2/24", "2001:db8:1::2/64"]',
+    _addresses,
+)
+_STUBS = Value(
+    'an address and prefix length such as "10.1.0.1/32", or one of each family: '
+    '["10.1.0.1/32", "2001:db8::1/128"]',
+    _stubs,
+)
 _FILE = Value("the name of a file, as seen from this one's folder", _file_name)
 _SUBNET = Value("an IPv4 subnet", lambda value: IPv4Network(text_of(value)))
 _MAC = Value("a MAC address", lambda value: mac_number(text_of(value)))
@@ -397,7 +486,8 @@ class _Reader:
             self._operator,
             self._nodes,
             self._found_machines,
-            self._addresses,
+            {name: {i: own[0] for i, own in of.items()} for name, of in self._addresses.items()},
+            {name: {i: own[1:] for i, own in of.items()} for name, of in self._addresses.items()},
             self._own,
         )
 
@@ -462,9 +552,9 @@ class _Reader:
                 self._unfit(key, name, "a name of letters, digits, '.', '_' and '-'")
             self._only(key, values, *_MACHINE_KEYS)
             self._own_configuration(key, name, values)
-            stub = None
+            stubs = ()
             if "stub" in values:
-                stub = self._value((*key, "stub"), values["stub"], _INTERFACE)
+                stubs = self._value((*key, "stub"), values["stub"], _STUBS) or ()
             mac = self._value((*key, "mac"), values.get("mac"), _MAC)
             end = End(*str(values.get("access")).partition(":")[::2])
             if not self._on_a_link(key, values, end, places):
@@ -486,9 +576,12 @@ class _Reader:
                     values["mac"],
                     f"one of the macs that link {link.name} has at {end}",
                 )
-            gateway = self._gateway(key, values, link.name, address)
+            gateways = self._gateways(key, values, link.name, address)
             if address and mac is not None:
-                found[name] = Machine(name, end, link.name, mac, address, stub, gateway)
+                first, *more = address
+                found[name] = Machine(
+                    name, end, link.name, mac, first, tuple(more), stubs, gateways
+                )
         if not self._machine_names:
             self._wrong(("machines",), "no machine", "at least one")
         return found
@@ -516,8 +609,8 @@ class _Reader:
         table = self._table.get("machines")
         return list(table) if isinstance(table, dict) else []
 
-    def _router_addresses(self) -> dict[str, dict[str, IPv4Interface]]:
-        found: dict[str, dict[str, IPv4Interface]] = {}
+    def _router_addresses(self) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {}
         said = set()
         for name, values in self._tables("routers"):
             said.add(name)
@@ -542,9 +635,7 @@ class _Reader:
                 self._wrong(("routers", name), "nothing", "its addresses")
         return found
 
-    def _interface_addresses(
-        self, router: Router, table: dict[str, Any]
-    ) -> dict[str, IPv4Interface]:
+    def _interface_addresses(self, router: Router, table: dict[str, Any]) -> dict[str, Any]:
         found = {}
         names = {i.name: i.link for i in router.interfaces}
         if not self._document.wrong_in("routers"):
@@ -556,30 +647,58 @@ class _Reader:
                 found[name] = address
         return found
 
-    def _gateway(
-        self, key: KeyPath, values: dict[str, Any], link: str, address: IPv4Interface | None
-    ) -> IPv4Address | None:
-        """A machine's gateway, by its address or by the router's name."""
-        if "gateway" not in values or address is None:
-            return None
-        key, given = (*key, "gateway"), values["gateway"]
+    def _gateways(
+        self,
+        key: KeyPath,
+        values: dict[str, Any],
+        link: str,
+        own: tuple[Address, ...] | None,
+    ) -> tuple[IPv4Address | IPv6Address, ...]:
+        """A machine's gateways, by the router's name or by their addresses: of each family in which
+        both are in one subnet."""
+        if "gateway" not in values or own is None:
+            return ()
+        given, near = values["gateway"], self._near(link, own)
+        found: dict[int, IPv4Address | IPv6Address] = {}
+        for one in listed(given):
+            theirs = [ip for router, ip in near if one in (router, str(ip))]
+            with suppress(ValueError):  # an IPv6 address has several ways to be written
+                theirs = theirs or [ip for _, ip in near if ip == ip_address(one)]
+            of_one: dict[int, IPv4Address | IPv6Address]
+            of_one = {ip.version: ip for ip in reversed(theirs)}
+            if not of_one or of_one.keys() & found.keys():
+                break
+            found |= of_one
+        else:
+            if found:
+                for silent in ("config", "snippet"):
+                    if silent in values:
+                        expected = "no such key of a machine with a gateway: it runs no daemon"
+                        self._unfit((*key, silent), values[silent], expected)
+                return tuple(found[version] for version in sorted(found))
+        if not self._document.wrong_in("links", "routers"):
+            subnets = " or ".join(dict.fromkeys(str(address.network) for address in own))
+            expected = f"a router on link {link}, or its address in {subnets}"
+            self._unfit((*key, "gateway"), given, expected)
+        return ()
+
+    def _near(
+        self, link: str, own: tuple[Address, ...]
+    ) -> list[tuple[str, IPv4Address | IPv6Address]]:
+        """The routers on a link, and their addresses in the subnets of these."""
         table = self._table.get("routers")
+        found = []
         for router, interface in self._network.members(link):
             about = table.get(router.name) if isinstance(table, dict) else None
             theirs = about.get("addresses") if isinstance(about, dict) else None
-            found = theirs.get(interface.name) if isinstance(theirs, dict) else None
+            of_one = theirs.get(interface.name) if isinstance(theirs, dict) else None
             with suppress(ValueError):
-                other = _interface(found)
-                if given in (router.name, str(other.ip)) and other.ip in address.network:
-                    for silent in ("config", "snippet"):
-                        if silent in values:
-                            expected = "no such key of a machine with a gateway: it runs no daemon"
-                            self._unfit((*key[:-1], silent), values[silent], expected)
-                    return other.ip
-        if not self._document.wrong_in("links", "routers"):
-            expected = f"a router on link {link}, or its address in {address.network}"
-            self._unfit(key, given, expected)
-        return None
+                found += [
+                    (router.name, other.ip)
+                    for other in _addresses(of_one)
+                    if any(other.ip in address.network for address in own)
+                ]
+        return found
 
     def _own_configuration(self, key: KeyPath, node: str, values: dict[str, Any]) -> None:
         """What a person has written for a routing daemon: it must be there, and readable."""
@@ -690,16 +809,16 @@ class _Reader:
         return datapath + "-sw" if datapath in self._machine_names else datapath
 
     def _check_subnets(
-        self, machines: dict[str, Machine], addresses: dict[str, dict[str, IPv4Interface]]
+        self, machines: dict[str, Machine], addresses: dict[str, dict[str, Any]]
     ) -> None:
         keys: dict[OnLink, KeyPath] = {}
         for machine in machines.values():
             key: KeyPath = ("machines", machine.name, "address")
-            keys[OnLink(machine.name, "eth0", machine.link, machine.address)] = key
+            for address in (machine.address, *machine.more):
+                keys[OnLink(machine.name, "eth0", machine.link, address)] = key
         for router in self._network.routers.values():
             for interface in router.interfaces:
-                address = addresses.get(router.name, {}).get(interface.name)
-                if address:
+                for address in addresses.get(router.name, {}).get(interface.name, ()):
                     who = OnLink(router.name, interface.name, interface.link, address)
                     keys[who] = ("routers", router.name, "addresses", interface.name)
         for wrong in unfit([*keys], {"the management network": self._subnet}):

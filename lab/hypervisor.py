@@ -594,7 +594,7 @@ class EmulatedHypervisor:
         members = [
             [node, name, link, str(address)]
             for link in lab.network.links
-            for node, name, address in lab.members(link)
+            for node, name, address in lab.everybody(link)
         ]
         return {"members": members, "reserved": {"the management network": str(lab.subnet)}}
 

@@ -12,7 +12,6 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
-from ipaddress import IPv4Interface
 from typing import Any
 
 from lab import process
@@ -57,14 +56,17 @@ def erase_all() -> None:
 def with_made(lab: Lab, made: Made) -> Lab:
     """A lab as its file says, and these."""
     network = lab.network
-    routers, links, addresses = dict(network.routers), dict(network.links), dict(lab.addresses)
+    routers, links = dict(network.routers), dict(network.links)
+    addresses, more = dict(lab.addresses), dict(lab.more)
     for name, vm in made.items():
         if vm is None:
             routers.pop(name, None)
             addresses.pop(name, None)
             continue
         routers[name] = vm.router
-        addresses[name] = {i: IPv4Interface(text) for i, text in vm.addresses.items()}
+        every = {i: vm_json.addresses(text) for i, text in vm.addresses.items()}
+        addresses[name] = {i: own[0] for i, own in every.items()}
+        more[name] = {i: own[1:] for i, own in every.items()}
         for link, (id, vlan) in vm.links.items():
             links.setdefault(link, Link(link, id, vlan, 0))  # by verb, too: its wires need no more
     there = {name: vm for name, vm in made.items() if vm is not None}
@@ -78,6 +80,7 @@ def with_made(lab: Lab, made: Made) -> Lab:
         lab,
         network=replace(network, routers=routers, links=links),
         addresses=addresses,
+        more=more,
         own=own,
         made=there,
     )
@@ -90,6 +93,9 @@ def of_file(lab: Lab, name: str) -> RouterVm:
     return RouterVm(
         router,
         {link.name: (link.id, link.vlan) for link in links.values()},
-        {interface: str(address) for interface, address in lab.addresses[name].items()},
+        {
+            interface: ",".join(map(str, (address, *lab.more.get(name, {}).get(interface, ()))))
+            for interface, address in lab.addresses[name].items()
+        },
         LABS_OWN,
     )

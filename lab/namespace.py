@@ -201,18 +201,23 @@ def processes_in(namespace: str) -> list[int]:
     return found
 
 
-_ECHO_REQUEST = 8
+_ECHO, _ECHO6 = (8, 0), (128, 129)
+"""The types of a request and its reply (RFC 792, RFC 4443)."""
 
 
 class IcmpEcho:
-    """ICMP echo from inside a namespace, without a process for each.
+    """ICMP echo from inside a namespace, without a process for each; with an IPv6 source ICMPv6's.
 
     The socket stays in the namespace it was made in.
     """
 
     def __init__(self, namespace: str | None, source: str = "") -> None:
+        self._ipv6 = ":" in source
+        self._request, self._reply = _ECHO6 if self._ipv6 else _ECHO
+        family = socket.AF_INET6 if self._ipv6 else socket.AF_INET
+        protocol = socket.IPPROTO_ICMPV6 if self._ipv6 else socket.IPPROTO_ICMP
         with inside(namespace):
-            self._socket = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+            self._socket = socket.socket(family, socket.SOCK_RAW, protocol)
             if source:
                 self._socket.bind((source, 0))
         self._socket.setblocking(False)
@@ -227,7 +232,8 @@ class IcmpEcho:
         """Send one request; returns its sequence number, or -1 where there is no route."""
         self._sequence = (self._sequence + 1) & 0xFFFF
         try:
-            request = pk.icmp(_ECHO_REQUEST, rest=self._id << 16 | self._sequence)
+            # of ICMPv6 the kernel puts the checksum in
+            request = pk.icmp(self._request, rest=self._id << 16 | self._sequence)
             self._socket.sendto(request, (address, 0))
         except OSError:
             return -1
@@ -238,13 +244,12 @@ class IcmpEcho:
         found: list[tuple[str, int]] = []
         while True:
             try:
-                packet, (address, _) = self._socket.recvfrom(2048)
+                packet, (address, *_) = self._socket.recvfrom(2048)
             except OSError:
                 return found
-            kind, _, _, echo_id, sequence = struct.unpack_from(
-                "!BBHHH", packet, (packet[0] & 15) * 4
-            )
-            if kind == 0 and echo_id == self._id:
+            header = 0 if self._ipv6 else (packet[0] & 15) * 4
+            kind, _, _, echo_id, sequence = struct.unpack_from("!BBHHH", packet, header)
+            if kind == self._reply and echo_id == self._id:
                 found.append((address, sequence))
 
     def close(self) -> None:

@@ -11,18 +11,18 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from ipaddress import IPv4Interface
 from typing import TypeVar
 
-from lab.description import Lab, Node
+from lab.description import Lab, Node, link_local
 from lab.routing import Speaker, speakers
 from xenflow.model import control_link, difference
+from xenflow.model.addresses import Address
 from xenflow.model.network import Controller, Datapath, End, Interface, Router
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
-Member = tuple[str, str, IPv4Interface]
-"""Who speaks a routing protocol on a link: (node, interface, address)."""
+Member = tuple[str, str, Address]
+"""Who is on a link: (node, interface, address)."""
 
 
 class Do(Enum):
@@ -32,8 +32,9 @@ class Do(Enum):
     CABLE = "lay cable {0}"
     MACHINE = "cable machine {0} to {1}:{2}"
     WIRE = "wire router {0}: {1}"
+    IPV6 = "{0}: {1} speaks IPv6"
     ADDRESS = "{0}: {1} gets address {2}"
-    GATEWAY = "{0}: the default route leads by {1}"
+    GATEWAY = "{0}: the default route leads by {2}"
     START_ROUTING = "{0}: start the routing daemon"
     RETIRE = "{0}: the routing daemon calls its ways the last to be taken"
     CONFIGURE_ROUTING = "{0}: the routing daemon reads its configuration anew"
@@ -52,6 +53,7 @@ class Do(Enum):
     LINK = "wait until link {0} passes packets"
     UNPLUG = "unplug router {0}: {1}"
     NO_ADDRESS = "{0}: {1} loses address {2}"
+    NO_IPV6 = "{0}: {1} speaks no IPv6 any more"
     NO_PORT = "{0}: the switch loses port {1}"
     NO_MACHINE = "machine {0} is no longer cabled to {1}:{2}"
     NO_CABLE = "take cable {0} away"
@@ -79,8 +81,9 @@ class _Things:
     wires      of (router, interface), the control link among them
     addresses  (node, interface, address)
     ports      the tag of each, and whose interface is there
-    gateways   of machines that run no routing daemon
-    links      who is on each
+    gateways   of machines that run no routing daemon, of each family
+    links      who is on each, by which addresses
+    ipv6       the interfaces, (node, interface), that have a link-local address
     """
 
     nodes: Mapping[str, Node] = field(default_factory=dict)
@@ -92,9 +95,10 @@ class _Things:
     switches: Mapping[str, Datapath] = field(default_factory=dict)
     controllers: Mapping[str, Controller] = field(default_factory=dict)
     speakers: Mapping[str, Speaker] = field(default_factory=dict)
-    gateways: Mapping[str, str] = field(default_factory=dict)
+    gateways: Mapping[tuple[str, str], str] = field(default_factory=dict)
     routers: Mapping[str, Router] = field(default_factory=dict)
     links: Mapping[str, list[Member]] = field(default_factory=dict)
+    ipv6: Mapping[tuple[str, str], None] = field(default_factory=dict)
 
 
 def _things(lab: Lab | None) -> _Things:
@@ -114,9 +118,14 @@ def _things(lab: Lab | None) -> _Things:
         {datapath.name: datapath for datapath in lab.datapaths},
         lab.controllers,
         {s.node: s for s in speakers(lab) if s.node in nodes},
-        {m.name: str(m.gateway) for m in lab.machines.values() if m.gateway},
+        {
+            (m.name, f"IPv{gateway.version}"): str(gateway)
+            for m in lab.machines.values()
+            for gateway in m.gateways
+        },
         lab.routers,
-        {link: lab.members(link) for link in lab.network.links},
+        {link: lab.everybody(link) for link in lab.network.links},
+        dict.fromkeys(lab.speaking_ipv6),
     )
 
 
@@ -155,10 +164,12 @@ def _steps(before: Lab | None, after: Lab, controllers: bool) -> Iterator[Step]:
     yield from _each(Do.CABLE, _came(old.cables, new.cables))
     yield from _machines(Do.MACHINE, new, _came(old.machines, new.machines))
     yield from _each(Do.WIRE, _came(old.wires, new.wires))
+    ipv6 = _came(old.ipv6, new.ipv6)
+    yield from _each(Do.IPV6, (place for place in ipv6 if place not in remade))
     yield from _each(Do.ADDRESS, (a for a in addresses if a[:2] not in remade))
 
     gateways = [*_came(old.gateways, new.gateways), *_changed(old.gateways, new.gateways)]
-    yield from _gateways(new, (name for name in gateways if name not in machines))
+    yield from _gateways(new, (of for of in gateways if of[0] not in machines))
 
     # A daemon of OSPF describes its links anew only after 5 s (MinLSInterval): the earlier it has
     # begun, the earlier that time is over.
@@ -189,8 +200,9 @@ def _steps(before: Lab | None, after: Lab, controllers: bool) -> Iterator[Step]:
     yield from _ports(Do.PORT, (new.machines[m][0] for m in machines))
     yield from _each(Do.UNPLUG, wires)
     yield from _each(Do.WIRE, wires)
+    yield from _each(Do.IPV6, (place for place in new.ipv6 if place in remade))
     yield from _each(Do.ADDRESS, (a for a in new.addresses if a[:2] in remade))
-    yield from _gateways(new, (name for name in new.gateways if name in machines))
+    yield from _gateways(new, (of for of in new.gateways if of[0] in machines))
     yield from _each(Do.PLUG, wires)
     if not controllers and others:
         yield from _each(Do.FLOWS, new.switches)
@@ -210,6 +222,9 @@ def _steps(before: Lab | None, after: Lab, controllers: bool) -> Iterator[Step]:
             if address[0] in new.nodes and address[:2] not in {*gone, *remade}
         ),
     )
+    stay = {place for place in new.wires if place not in remade}
+    stay |= {(machine, "eth0") for machine in new.machines if machine not in machines}
+    yield from _each(Do.NO_IPV6, (place for place in _came(new.ipv6, old.ipv6) if place in stay))
     ports = [end for end in _came(new.ports, old.ports) if end.datapath in new.switches]
     yield from _ports(Do.NO_PORT, (end for end in ports if end not in remade_ports))
     yield from _machines(Do.NO_MACHINE, old, _came(new.machines, old.machines))
@@ -225,8 +240,8 @@ def _each(do: Do, what: Iterable[str] | Iterable[tuple[str, ...]]) -> Iterator[S
     return (Step(do, (one,) if isinstance(one, str) else one) for one in what)
 
 
-def _gateways(things: _Things, names: Iterable[str]) -> Iterator[Step]:
-    return (Step(Do.GATEWAY, (name, things.gateways[name])) for name in names)
+def _gateways(things: _Things, which: Iterable[tuple[str, str]]) -> Iterator[Step]:
+    return (Step(Do.GATEWAY, (*of, things.gateways[of])) for of in which)
 
 
 def _machines(do: Do, things: _Things, names: Iterable[str]) -> Iterator[Step]:
@@ -240,16 +255,15 @@ def _ports(do: Do, ends: Iterable[End]) -> Iterator[Step]:
 
 
 def _leaving(before: Lab | None, old: _Things, new: _Things) -> list[str]:
-    """The addresses by which routes lead over a wire that goes."""
+    """The addresses by which routes lead over a wire that goes; OSPFv3's are link-local."""
     if before is None:
         return []
-    addresses = {
-        wire: before.addresses[wire[0]][wire[1]].ip
-        for wire in old.wires
-        if wire[1] != control_link.INTERFACE
-    }
-    stay = {address for wire, address in addresses.items() if wire in new.wires}
-    return [str(address) for address in dict.fromkeys(addresses.values()) if address not in stay]
+    wires = {key: wire for key, wire in old.wires.items() if key[1] != control_link.INTERFACE}
+    found = [(str(before.addresses[key[0]][key[1]].ip), key) for key in wires]
+    if before.ipv6:
+        found += [(link_local(wire.mac), key) for key, wire in wires.items()]
+    stay = {address for address, wire in found if wire in new.wires}
+    return [address for address in dict(found) if address not in stay]
 
 
 # --- what cannot be done -------------------------------------------------------------------------
@@ -292,8 +306,9 @@ def _of_nodes(old: _Things, new: _Things) -> Iterator[str]:
         was, shall = old.nodes[name].kind, new.nodes[name].kind
         if was != shall:
             yield f"{name}: a {was} cannot become a {shall}: {_STEPS}"
+    silent = [{name for name, _ in things.gateways} for things in (old, new)]
     for name in old.machines.keys() & new.machines.keys():
-        if (name in old.gateways) != (name in new.gateways):
+        if (name in silent[0]) != (name in silent[1]):
             yield (
                 f"lab.machines.{name}: gateway: it cannot come or go, and a routing daemon with "
                 f"it: {_STEPS}"

@@ -55,6 +55,7 @@ def readdress(before: Lab, after: Lab, name: str, options: LabOptions) -> None:
 def _making(lab: Lab, name: str) -> Iterator[Step]:
     yield Step(Do.NODE, (name,))
     yield from (Step(Do.WIRE, (name, wire)) for wire in _wires(lab, name))
+    yield from (Step(Do.IPV6, place) for place in lab.speaking_ipv6 if place[0] == name)
     yield from (Step(Do.ADDRESS, a) for a in lab.assignments if a[0] == name)
     own = lab.made.get(name)
     if own is None or own.daemon == LABS_OWN:

@@ -18,11 +18,13 @@ def await_links(lab: Lab, limit_s: float, links: Iterable[str] | None = None) ->
     Raises LabError where that does not come about, or a process ends.
     """
     here = {node.name for node in lab.nodes()}
-    pairs = []
+    wanted = []
     for link in lab.network.links if links is None else links:
-        first, *others = sorted(lab.members(link), key=lambda m: m[0] not in here)
-        pairs += [(first, other) for other in others]
-    _await(lab, [(a[0], str(a[2].ip), str(b[2].ip)) for a, b in pairs], limit_s)
+        for version in (4, 6):
+            every = lab.first_addresses(link, version)
+            every.sort(key=lambda member: member[0] not in here)
+            wanted += [(every[0][0], every[0][2], other) for _, _, other in every[1:]]
+    _await(lab, wanted, limit_s)
 
 
 def await_ends(lab: Lab, limit_s: float) -> None:
@@ -33,9 +35,13 @@ def await_ends(lab: Lab, limit_s: float) -> None:
     first, *_, last = [*lab.machines.values()] * 2
     wanted = []
     for one, other in ((first, last), (last, first)):
-        wanted.append((one.name, str(one.address.ip), str(other.address.ip)))
-        if one.stub and other.stub:
-            wanted.append((one.name, str(one.stub.ip), str(other.stub.ip)))
+        for ours, theirs in (
+            ((one.address, *one.more), (other.address, *other.more)),
+            (one.stubs, other.stubs),
+        ):
+            far = {address.version: address for address in reversed(theirs)}
+            own = {address.version: address for address in reversed(ours)}
+            wanted += [(one.name, str(own[v].ip), str(far[v].ip)) for v in own.keys() & far.keys()]
     _await(lab, wanted, limit_s)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import ip_interface, ip_network
 from typing import Any
 
 import zmq
@@ -76,10 +76,10 @@ class LabDriver:
         answer = self.ask("addresses")
         try:
             members = tuple(
-                OnLink(str(node), str(name), str(link), IPv4Interface(address))
+                OnLink(str(node), str(name), str(link), ip_interface(address))
                 for node, name, link, address in answer["members"]
             )
-            reserved = {name: IPv4Network(net) for name, net in answer["reserved"].items()}
+            reserved = {name: ip_network(net) for name, net in answer["reserved"].items()}
             return OnLinks(members, reserved)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise HypervisorError(f"{self.url}: addresses: unexpected answer: {error!r}") from None

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Interface, ip_interface
 from typing import Any, Protocol
 
 from mgmt.hypervisor import HypervisorError
-from xenflow.model.addresses import OnLink
+from xenflow.model.addresses import Address, OnLink, Subnet
 from xenflow.model.network import Interface, Router
 
 DAEMONS = ("bird", "frr")
@@ -24,7 +24,7 @@ class RouterVm:
     """One router's.
 
     links      link -> (id, VLAN id), of its interfaces' links
-    addresses  interface -> ADDRESS/PREFIX
+    addresses  interface -> ADDRESS/PREFIX, an IPv4 one, and others after commas
     daemon     one of DAEMONS, "": none, or the hypervisor's own word for what it has always run
     config     the daemon's, as text
     """
@@ -42,7 +42,13 @@ class OnLinks:
     called."""
 
     members: tuple[OnLink, ...] = ()
-    reserved: Mapping[str, IPv4Network] = field(default_factory=dict)
+    reserved: Mapping[str, Subnet] = field(default_factory=dict)
+
+
+def addresses(text: str) -> tuple[IPv4Interface, *tuple[Address, ...]]:
+    """The addresses of an interface.  Raises ValueError."""
+    first, *more = text.split(",")
+    return IPv4Interface(first), *map(ip_interface, more)
 
 
 def addresses_of(vm: RouterVm) -> list[OnLink]:
@@ -50,9 +56,10 @@ def addresses_of(vm: RouterVm) -> list[OnLink]:
     links = {interface.name: interface.link for interface in vm.router.interfaces}
     try:
         return [
-            OnLink(vm.router.name, name, links[name], IPv4Interface(text))
+            OnLink(vm.router.name, name, links[name], address)
             for name, text in vm.addresses.items()
             if name in links
+            for address in addresses(text)
         ]
     except ValueError as error:
         raise HypervisorError(f"what is kept of {vm.router.name} cannot be read: {error}") from None

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from lab import operate, routing, switch
-from lab.description import ROOT, check, find_file, load_lab
+from lab import made, operate, routing, switch
+from lab.description import ROOT, Lab, check, find_file, load_lab
 from lab.namespace import LabError
 from lab.operate import ends_of
 from lab.steps import refusals, steps
+from mgmt.hypervisor.vm import addresses_of
 from xenflow.model.network import NetworkError
 
 PAPER = (ROOT / "conf" / "paper.toml").read_text()
@@ -211,8 +212,8 @@ def test_mistakes_of_the_network_and_of_the_lab_are_told_together() -> None:
         text = text.replace(old, new)
     assert told(text) == [
         'f:14: datapaths.s2.kind: found "plane", expected "host" or "plain"',
-        'f:27: links.right.subnet: found "10.0.5.1/24", expected an IPv4 subnet such as '
-        '"10.0.1.0/24", or "unnumbered"',
+        'f:27: links.right.subnet: found "10.0.5.1/24", expected a subnet such as "10.0.1.0/24", '
+        'or "unnumbered", or several: ["10.0.1.0/24", "2001:db8:1::/64"]',
         'f:30: routers.r1.interfaces[0].link: found "lefd", expected the name of a link (did you '
         'mean "left"?)',
         'f:36: lab.hypervisor: found "here", expected "ADDRESS:PORT"',
@@ -254,7 +255,7 @@ def grown(*lines: str, m1: str = "") -> str:
 @pytest.mark.parametrize("gateway", ["r1", "10.0.1.1"])
 def test_a_machine_with_a_gateway_speaks_no_routing_protocol(gateway: str) -> None:
     _, lab = check(grown(m1=f', gateway = "{gateway}"'), "f")
-    assert lab and str(lab.machines["m1"].gateway) == "10.0.1.1"
+    assert lab and [*map(str, lab.machines["m1"].gateways)] == ["10.0.1.1"]
     assert "m1" not in [s.node for s in routing.speakers(lab)]
     assert [m[0] for m in lab.members("left")] == ["m1", "r1"]
     assert [m[0] for m in lab.speaking("left")] == ["r1"]
@@ -338,4 +339,149 @@ def test_what_does_not_fit_together_in_a_lab() -> None:
         "left has none left",
         'f:40: lab.machines.m2.access: found "s9:m2", expected the name of a datapath, and a port '
         "after a colon",
+    ]
+
+
+# --- both families -------------------------------------------------------------------------------
+
+DUAL = (
+    find_file("class")
+    .read_text()
+    .replace('"10.0.1.0/24"', '["10.0.1.0/24", "2001:db8:1::/64"]')
+    .replace('"10.0.2.0/31"', '["10.0.2.0/31", "2001:db8:2::/127"]')
+)
+
+
+def dual(text: str = DUAL) -> Lab:
+    _, lab = check(text, "f")
+    assert lab
+    return lab
+
+
+def test_a_link_has_addresses_of_both_families() -> None:
+    lab = dual()
+    assert lab.ipv6 and not load_lab(find_file("xen")).ipv6
+    assert [(n, str(address)) for n, _, address in lab.everybody("left")] == [
+        ("m1", "10.0.1.254/24"),
+        ("m1", "2001:db8:1::ffff/64"),
+        ("r1", "10.0.1.1/24"),
+        ("r1", "2001:db8:1::1/64"),
+    ]
+    assert lab.first_addresses("left", 6) == [
+        ("m1", "eth0", "2001:db8:1::ffff"),
+        ("r1", "eth0", "2001:db8:1::1"),
+    ]
+    assert lab.first_addresses("right", 6) == []
+    nodes = {node.name: node.addresses for node in lab.nodes()}
+    assert nodes["m1"] == ("10.0.1.254", "2001:db8:1::ffff")
+    assert nodes["r1"] == ("10.0.1.1", "10.0.2.0", "2001:db8:1::1", "2001:db8:2::")
+    assert ("r1", "eth0", "2001:db8:1::1/64") in lab.assignments
+    # also on links without an IPv6 subnet: OSPFv3 needs no other address than a link-local one
+    assert ("r4", "eth0") in lab.speaking_ipv6 and ("m2", "eth0") in lab.speaking_ipv6
+
+
+def test_a_machine_says_its_addresses() -> None:
+    mine = (
+        'address = ["2001:db8:1::9", "10.0.1.9", "10.7.0.9/16"], '
+        'stub = ["10.1.0.1/32", "2001:db8:f1::1/128"]'
+    )
+    lab = dual(DUAL.replace('access = "s1", link', f'access = "s1", {mine}, link'))
+    m1 = lab.machines["m1"]
+    assert str(m1.address) == "10.0.1.9/24"
+    assert [*map(str, m1.more)] == ["10.7.0.9/16", "2001:db8:1::9/64"]
+    assert [*map(str, m1.stubs)] == ["10.1.0.1/32", "2001:db8:f1::1/128"]
+    assert str(m1.stub) == "10.1.0.1/32"
+
+
+def test_a_router_made_of_the_file_has_all_its_addresses() -> None:
+    lab = dual()
+    vm = made.of_file(lab, "r1")
+    assert vm.addresses["eth0"] == "10.0.1.1/24,2001:db8:1::1/64"
+    again = made.with_made(lab, {"r1": vm})
+    assert again.everybody("left") == lab.everybody("left")
+    assert [str(who.address) for who in addresses_of(vm)][:2] == ["10.0.1.1/24", "2001:db8:1::1/64"]
+
+
+@pytest.mark.parametrize(
+    ("gateway", "found"),
+    [
+        ('"r1"', ["10.0.1.1", "2001:db8:1::1"]),
+        ('"10.0.1.1"', ["10.0.1.1"]),
+        ('["2001:DB8:1:0::1"]', ["2001:db8:1::1"]),
+        ('["2001:db8:1::1", "10.0.1.1"]', ["10.0.1.1", "2001:db8:1::1"]),
+    ],
+)
+def test_a_machine_has_a_gateway_of_each_family(gateway: str, found: list[str]) -> None:
+    lab = dual(DUAL.replace('link = "left" }', f'link = "left", gateway = {gateway} }}'))
+    assert [*map(str, lab.machines["m1"].gateways)] == found
+    way = [str(step) for step in steps(None, lab, controllers=True)]
+    assert [step for step in way if "default route" in step] == [
+        f"m1: the default route leads by {address}" for address in found
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            '"2001:db8:1::/64"]',
+            '"2001:db8:1::1/64"]',
+            'f:23: links.left.subnet: found ["10.0.1.0/24", "2001:db8:1::1/64"], expected a subnet '
+            'such as "10.0.1.0/24"',
+        ),
+        ('"2001:db8:1::/64"]', '"unnumbered"]', "f:23: links.left.subnet: found"),
+        ('"2001:db8:1::/64"]', '"2001:db8:1::1/128"]', "f:23: links.left.subnet: found"),
+        (
+            '"2001:db8:2::/127"]',
+            '"2001:db8::/32"]',
+            'f:35: lab.routers.r1.addresses.eth1: found "2001:db8::/32", expected a subnet that '
+            "link left (2001:db8:1::/64) has no part of",
+        ),
+        (
+            'link = "left" }',
+            'link = "left", address = "2001:db8:1::9/64" }',
+            'f:36: lab.machines.m1.address: found "2001:db8:1::9/64", expected an IPv4 address and '
+            "prefix length",
+        ),
+        (
+            'link = "left" }',
+            'link = "left", address = ["10.0.1.9", "2001:db8:7::9/64"] }',
+            'f:35: lab.routers.r1.addresses.eth0: found "2001:db8:1::1/64", expected an address in '
+            "2001:db8:7::/64, as others on link left",
+        ),
+        (
+            'link = "left" }',
+            'link = "left", address = ["10.0.1.9", "fe80::9/64"] }',
+            'f:36: lab.machines.m1.address: found "fe80::9/64", expected a global address',
+        ),
+        (
+            'link = "left" }',
+            'link = "left", stub = ["2001:db8:f1::1/128", "2001:db8:f1::2/128"] }',
+            "f:36: lab.machines.m1.stub: found",
+        ),
+        (
+            'link = "left" }',
+            'link = "left", gateway = ["r1", "10.0.1.1"] }',
+            'f:36: lab.machines.m1.gateway: found ["r1", "10.0.1.1"], expected a router on link '
+            "left, or its address in 10.0.1.0/24 or 2001:db8:1::/64",
+        ),
+        (
+            'link = "left" }',
+            'link = "left", gateway = "2001:db8:1::7" }',
+            'f:36: lab.machines.m1.gateway: found "2001:db8:1::7", expected a router on link left',
+        ),
+    ],
+)
+def test_mistakes_of_ipv6_are_found(old: str, new: str, said: str) -> None:
+    assert old in DUAL
+    assert any(line.startswith(said) for line in told(DUAL.replace(old, new))), told(
+        DUAL.replace(old, new)
+    )
+
+
+def test_a_link_with_no_ipv4_address_left_says_so_whatever_ipv6_has_left() -> None:
+    text = DUAL.replace('"10.0.1.0/24", ', '"10.0.1.0/31", ')
+    assert told(text + 'm3 = { access = "s2", link = "left" }\n') == [
+        "f:38: lab.machines.m3.address: found nothing, expected an address: the subnet of link "
+        "left has none left"
     ]

@@ -208,6 +208,46 @@ def test_the_other_end_of_an_unnumbered_link_has_the_new_address_as_its_peer() -
     ]
 
 
+def test_ipv6_comes_to_a_lab_and_leaves_it() -> None:
+    dual = parse_lab(
+        changed(
+            CAMPUS,
+            ('address = "10.0.1.2/24"', 'address = ["10.0.1.2/24", "2001:db8:1::2/64"]'),
+            ('eth0 = "10.0.1.11/24"', 'eth0 = ["10.0.1.11/24", "2001:db8:1::11/64"]'),
+        ),
+        "x",
+    )
+    nodes = ["m1", "m2", "m3", "r1", "r2", "r3", "r4", "r5"]
+    come, go = told(BEFORE, dual), told(dual, BEFORE)
+    places = [f"{node}: {interface}" for node, interface in dual.speaking_ipv6]
+    daemons = [f"{node}: the routing daemon reads its configuration anew" for node in nodes]
+    assert come[: len(places) + 2] == [
+        *(f"{place} speaks IPv6" for place in places),
+        "m1: eth0 gets address 2001:db8:1::2/64",
+        "r1: eth0 gets address 2001:db8:1::11/64",
+    ]
+    assert [step for step in come if "routing daemon" in step] == daemons
+    assert come[-1] == "wait until link left passes packets"
+    assert go[-len(places) - 2 :] == [
+        "m1: eth0 loses address 2001:db8:1::2/64",
+        "r1: eth0 loses address 2001:db8:1::11/64",
+        *(f"{place} speaks no IPv6 any more" for place in places),
+    ]
+    assert [step for step in go if "routing daemon" in step] == daemons
+    assert refusals(BEFORE, dual, homes(BEFORE)) == refusals(dual, BEFORE, homes(dual)) == []
+
+
+def test_what_leaves_a_lab_of_both_families_is_waited_for_in_both() -> None:
+    text = changed(CAMPUS, ('stub = "10.1.0.1/32"', 'stub = ["10.1.0.1/32", "2001:db8::1/128"]'))
+    lab = parse_lab(text, "x")
+    without = replace(lab, network=replace(lab.network, routers={}), addresses={}, more={})
+    drained = [
+        step.what[0] for step in steps(lab, without, controllers=True) if step.do is Do.DRAIN
+    ]
+    assert drained[:2] == ["10.0.1.11", "10.0.2.11"]
+    assert "fe80::ff:fe01:101" in drained  # of 02:00:00:01:01:01
+
+
 def test_a_machine_at_another_port_is_waited_for() -> None:
     text = CAMPUS.replace("host-b:m2", "host-b:m2-more")
     assert told(BEFORE, parse_lab(text, "x"))[-7:] == [

@@ -119,7 +119,7 @@ def test_long_names_make_short_names_of_interfaces() -> None:
     assert len({end, *vifs, network.routers[router].control_vif}) == 4
 
 
-def addresses(links: str, machines: str = "", more: str = "") -> dict[str, str]:
+def addresses(links: str, machines: str = "", more: str = "") -> dict[str, Any]:
     """The addresses that the members of link "x" and "y" have."""
     _, lab = read(f"""
 [network]
@@ -162,6 +162,41 @@ def test_an_address_that_is_said_is_taken_and_given_to_nobody_else() -> None:
         "b eth1": "10.7.0.2/16",  # the link's subnet follows from the machine's address
         "m": "10.7.0.1/16",
     }
+
+
+def test_a_link_has_subnets_of_both_families() -> None:
+    found = addresses('x = ["10.1.0.0/31", "2001:db8:1::/127"]\ny = ["10.1.1.0/24", "fd00:1::/64"]')
+    assert found == {
+        "a eth0": ["10.1.0.0/31", "2001:db8:1::/127"],
+        "b eth0": ["10.1.0.1/31", "2001:db8:1::1/127"],
+        "b eth1": ["10.1.1.1/24", "fd00:1::1/64"],
+        "m": ["10.1.1.254/24", "fd00:1::ffff/64"],
+    }
+
+
+def test_one_of_ipv6_alone_has_an_ipv4_subnet_too() -> None:
+    found = addresses('x = "unnumbered"\ny = "2001:db8:2::/64"')
+    assert isinstance(found["a eth0"], str) and found["b eth1"][1] == "2001:db8:2::1/64"
+    assert found["b eth1"][0].endswith(".1/24") and found["m"][0].endswith(".254/24")
+
+
+def test_who_has_said_addresses_has_those() -> None:
+    """And who has not has one of each of the subnets that these are of."""
+    more = '[lab.routers.a]\naddresses = { eth0 = "10.1.0.2" }'
+    mine = ', address = ["10.7.0.1/16", "10.8.0.1/16", "2001:db8::ffff/64"]'
+    found = addresses('x = ["10.1.0.0/29", "2001:db8:1::/64"]\ny = {}', mine, more)
+    assert found == {
+        "a eth0": "10.1.0.2/29",
+        "b eth0": ["10.1.0.1/29", "2001:db8:1::1/64"],
+        "b eth1": ["10.7.0.2/16", "2001:db8::1/64"],
+        "m": ["10.7.0.1/16", "10.8.0.1/16", "2001:db8::ffff/64"],
+    }
+
+
+def test_an_ipv6_address_without_a_length_has_the_subnets() -> None:
+    mine = ', address = ["10.1.1.9", "2001:db8:2::9"]'
+    found = addresses('x = {}\ny = ["10.1.1.0/24", "2001:db8:2::/64"]', mine)
+    assert found["m"] == ["10.1.1.9/24", "2001:db8:2::9/64"]
 
 
 def test_unnumbered_ends_have_one_address_of_their_own() -> None:

@@ -16,7 +16,17 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Interface,
+    IPv6Network,
+    ip_interface,
+    ip_network,
+)
+from itertools import islice
+from types import UnionType
 from typing import Any
 from zlib import crc32
 
@@ -26,7 +36,7 @@ from xenflow.plan.laying import Buried
 
 Table = dict[str, Any]
 UNNUMBERED = "unnumbered"
-"""In the place of a link's subnet: its two ends have no address of their own there."""
+"""In the place of a link's subnet: its two ends have no IPv4 address of their own there."""
 PLAIN_SWITCHES = "edge"
 """The controller of the plain switches, where the file names no controllers."""
 MAX_INTERFACE_NAME = 15
@@ -135,10 +145,33 @@ def _mac(number: int) -> str:
     return (number if number >> 32 else 0x0A58 << 32 | number).to_bytes(6, "big").hex(":")
 
 
-def _interface(value: Any) -> IPv4Interface | None:
-    with suppress(ValueError):
-        return IPv4Interface(value) if isinstance(value, str) and "/" in value else None
-    return None
+Subnet = IPv4Network | IPv6Network
+_LAST_IPV6 = 0xFFFF
+"""Of an IPv6 subnet machines have the highest up to this one: people read and write them."""
+
+
+def listed(value: Any) -> list[Any]:
+    """What may be said once, or several times in an array."""
+    return value if isinstance(value, list) else [value]
+
+
+def _interfaces(value: Any) -> list[IPv4Interface | IPv6Interface]:
+    """Those of the addresses that are some."""
+    found = []
+    for each in listed(value):
+        with suppress(ValueError):
+            if isinstance(each, str) and "/" in each:
+                found.append(ip_interface(each))
+    return found
+
+
+def _subnets(value: Any) -> list[Subnet]:
+    found: list[Subnet] = []
+    for each in listed(value):
+        with suppress(ValueError):
+            if isinstance(each, str):
+                found.append(ip_network(each))
+    return found
 
 
 def _subnet(value: Any) -> IPv4Network | None:
@@ -155,7 +188,12 @@ class _Member:
     key: str
     router: bool
     own: str
-    """The address that it has on unnumbered links."""
+    """The IPv4 address that it has on unnumbered links."""
+
+    @property
+    def given(self) -> Any:
+        """What the file says of its addresses."""
+        return self.table.get(self.key, [])
 
 
 class _Filling:
@@ -174,12 +212,13 @@ class _Filling:
         entries = _entries(self._tables, "datapaths")
         _give(entries, "dpid", 1, 2**32 - 1, kept=kept, shown=lambda number: f"{number:016x}")
 
-    def _text_is(self, section: str, key: str) -> None:
+    def _text_is(self, section: str, key: str, kinds: type | UnionType = str) -> None:
         """`NAME = "text"` stands for `NAME = { KEY = "text" }`."""
         table = self._tables.get(section)
         if isinstance(table, dict):
-            short = {name: {key: value} for name, value in table.items() if isinstance(value, str)}
-            table.update(short)
+            table |= {
+                name: {key: value} for name, value in table.items() if isinstance(value, kinds)
+            }
 
     def cables(self) -> None:
         """A cable's ends without a port have one of the cable's name."""
@@ -219,7 +258,7 @@ class _Filling:
         _give(every, "mac", 0, 2**32 - 1, kept=macs, shown=_mac)
 
     def links(self) -> None:
-        self._text_is("links", "subnet")
+        self._text_is("links", "subnet", str | list)
         known = {link.name: link.id for link in self._kept.links.values()}
         _give_ids(_entries(self._tables, "links"), {**self._gone.links, **known})
 
@@ -241,7 +280,7 @@ class _Filling:
 
     def machines(self) -> None:
         """A machine that names its link is an access port of it."""
-        self._text_is("links", "subnet")
+        self._text_is("links", "subnet", str | list)
         links = _entries(self._tables, "links")
         machines = _entries(self._lab, "machines")
         places = {
@@ -274,30 +313,33 @@ class _Filling:
                     places[end].setdefault("macs", [machine["mac"]])
 
     def addresses(self) -> None:
-        """Every speaker on a link has an address of its subnet: routers count from the lowest,
-        machines from the highest."""
+        """Every speaker on a link of whom no address is said has one of each of its subnets:
+        routers count from the lowest, machines from the highest."""
         links, members = _entries(self._tables, "links"), self._members()
-        chosen = {}
-        for link in links:
-            if (subnet := self._chosen(links[link], members.get(link, ()))) is not None:
-                chosen[link] = subnet
-        taken = [*chosen.values(), *self._others()]
+        chosen = {link: self._chosen(links[link], members.get(link, ())) for link in links}
+        taken = [subnet for subnets in chosen.values() for subnet in subnets]
+        taken += self._others()
         blocks = list(_SUBNETS.subnets(new_prefix=24))
         for link, who in members.items():
             if link not in links:
                 continue
-            if links[link].get("subnet") == UNNUMBERED:
-                for one in who:
-                    one.table.setdefault(one.key, one.own)
-                continue
-            if link not in chosen and "subnet" not in links[link]:
+            said = listed(links[link].get("subnet", []))
+            unnumbered = UNNUMBERED in said
+            if not unnumbered and _has_no_ipv4(said) and _has_no_ipv4(chosen[link]):
                 begin = _number_of(link)
                 around = (blocks[(begin + n) % len(blocks)] for n in range(len(blocks)))
                 free = (block for block in around if not any(map(block.overlaps, taken)))
-                chosen[link] = next(free, blocks[0])
-                taken.append(chosen[link])
-            if link in chosen:
-                _spread(chosen[link], who)
+                chosen[link] = [next(free, blocks[0]), *chosen[link]]
+                taken.append(chosen[link][0])
+            lack = [one for one in who if one.key not in one.table]
+            found = {id(one): [one.own] if unnumbered else [] for one in lack}
+            for subnet in chosen[link]:
+                addresses = _spread(subnet, who)
+                for one, address in zip(lack, addresses, strict=True):
+                    found[id(one)] += [address] if address else []
+            for one in lack:
+                if (own := found[id(one)]) and ":" not in own[0]:
+                    one.table[one.key] = own if len(own) > 1 else own[0]
 
     def _members(self) -> dict[str, list[_Member]]:
         found: dict[str, list[_Member]] = {}
@@ -325,28 +367,38 @@ class _Filling:
         for name, machine in _entries(self._lab, "machines").items():
             if isinstance(end := machine.get("access"), str) and end in places:
                 own = str(_LOOPBACKS[1 + _number_of(name) % (_LOOPBACKS.num_addresses - 2)])
-                stub = _interface(machine.get("stub"))
-                own = str(stub.ip) if stub else own
+                stubs = [stub for stub in _interfaces(machine.get("stub")) if stub.version == 4]
+                own = str(stubs[0].ip) if stubs else own
                 member = _Member(machine, "address", False, f"{own}/32")
                 found.setdefault(places[end], []).append(member)
         return found
 
     @staticmethod
-    def _chosen(link: Table, members: Iterable[_Member]) -> IPv4Network | None:
-        """The subnet that the file says a link has, by itself or by somebody's address on it."""
-        if "subnet" in link:
-            return _subnet(link["subnet"])
-        given = [_interface(one.table.get(one.key)) for one in members]
-        return next((one.network for one in given if one and one.network.prefixlen < 32), None)
+    def _chosen(link: Table, members: Iterable[_Member]) -> list[Subnet]:
+        """The subnets that the file says a link has, by itself or by somebody's address on it: of
+        each family those that it says itself, else the first that somebody has."""
+        said = _subnets(link.get("subnet", []))
+        if UNNUMBERED in listed(link.get("subnet")):
+            families = [6]
+        elif "subnet" in link and not said:
+            families = []  # it is wrong
+        else:
+            families = [4, 6]
+        found = []
+        given = [address.network for one in members for address in _interfaces(one.given)]
+        for family in families:
+            own = [subnet for subnet in said if subnet.version == family]
+            theirs = (n for n in given if n.version == family and n.prefixlen < n.max_prefixlen)
+            found += own or [*islice(theirs, 1)]
+        return found
 
-    def _others(self) -> Iterable[IPv4Network]:
+    def _others(self) -> Iterable[Subnet]:
         """Subnets that are no link's."""
         management = self._lab.get("management")
         given = management.get("subnet") if isinstance(management, dict) else None
         yield _subnet(given) or IPv4Network(_MANAGEMENT)
         for machine in _entries(self._lab, "machines").values():
-            if stub := _interface(machine.get("stub")):
-                yield stub.network
+            yield from (stub.network for stub in _interfaces(machine.get("stub")))
 
     def lab_controllers(self) -> None:
         """Where the file names no controllers: one on each host, one for all plain switches; and
@@ -424,25 +476,41 @@ def _name_interfaces(router: str, interfaces: list[Table], there: Mapping[str, I
         interface.setdefault("vif", there[name].vif if name in there else vif)
 
 
-def _spread(subnet: IPv4Network, members: Iterable[_Member]) -> None:
-    """Addresses of a subnet for members that lack one; what says no length has the subnet's."""
+def _has_no_ipv4(subnets: Iterable[Any]) -> bool:
+    return all(":" in str(subnet) for subnet in subnets)
+
+
+def _spread(subnet: Subnet, members: Iterable[_Member]) -> list[str]:
+    """Addresses of a subnet for the members that lack one, "" where none is left; what others say
+    without a length has the subnet's."""
     members = list(members)
-    used: set[IPv4Address] = set()
+    used = set()
     for one in members:
-        given = one.table.get(one.key)
-        if isinstance(given, str):
-            if "/" not in given:
-                given = one.table[one.key] = f"{given}/{subnet.prefixlen}"
-            if (interface := _interface(given)) is not None:
-                used.add(interface.ip)
-    edge = 0 if subnet.prefixlen >= 31 else 1
+        if one.key in one.table:
+            one.table[one.key] = _with_length(one.table[one.key], subnet)
+            used |= {address.ip for address in _interfaces(one.given)}
+    edge = 0 if subnet.prefixlen >= subnet.max_prefixlen - 1 else 1
     lowest, highest = edge, subnet.num_addresses - 1 - edge
+    if subnet.version == 6:
+        highest = min(highest, _LAST_IPV6)
+    found = []
     for one in members:
         if one.key in one.table:
             continue
-        while lowest <= highest:
+        address = ""
+        while lowest <= highest and not address:
             place = lowest if one.router else highest
             lowest, highest = (lowest + 1, highest) if one.router else (lowest, highest - 1)
             if subnet[place] not in used:
-                one.table[one.key] = f"{subnet[place]}/{subnet.prefixlen}"
-                break
+                address = f"{subnet[place]}/{subnet.prefixlen}"
+        found.append(address)
+    return found
+
+
+def _with_length(given: Any, subnet: Subnet) -> Any:
+    def one(address: Any) -> Any:
+        plain = isinstance(address, str) and "/" not in address
+        of_family = plain and (":" in address) == (subnet.version == 6)
+        return f"{address}/{subnet.prefixlen}" if of_family else address
+
+    return [one(each) for each in given] if isinstance(given, list) else one(given)

@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from ipaddress import IPv4Network, ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -273,11 +273,15 @@ def _tcp_url(value: Any) -> str:
     return str(value)
 
 
-def _subnet(value: Any) -> str:
+def _subnet(value: Any) -> list[str]:
     """For the lab alone, which finds it used already (`filling.py`)."""
-    if text_of(value) != UNNUMBERED and IPv4Network(value).prefixlen == 32:
+    several = value if isinstance(value, list) else [value]
+    subnets = [ip_network(each) for each in several if text_of(each) != UNNUMBERED]
+    v4 = [subnet for subnet in subnets if subnet.version == 4]
+    single = any(subnet.prefixlen == subnet.max_prefixlen for subnet in subnets)
+    if not several or single or len(subnets) < len(several) - (not v4):
         raise UnfitError
-    return str(value)
+    return several
 
 
 def _server(value: Any) -> str:
@@ -360,6 +364,11 @@ _ACCESS = {
     "macs": _Field(_ListOf(_MAC, "an array of MAC addresses")),
 }
 
+_SUBNETS = (
+    f'a subnet such as "10.0.1.0/24", or "{UNNUMBERED}", or several: ["10.0.1.0/24", '
+    '"2001:db8:1::/64"]'
+)
+
 _LINK = {
     "id": _Field(whole(1, MAX_ID), needed=True),
     "vlan": _Field(whole(1, LAST_LABEL)),
@@ -367,7 +376,7 @@ _LINK = {
     "access": _Field(_ListOf(_ACCESS, 'an array of {at = "datapath:port", macs = [...]}')),
     "root": _Field(_NAMED),
     "cables": _Field(_ListOf(_NAMED, "an array of cable names")),
-    "subnet": _Field(Value(f'an IPv4 subnet such as "10.0.1.0/24", or "{UNNUMBERED}"', _subnet)),
+    "subnet": _Field(Value(_SUBNETS, _subnet)),
     "mbps": _Field(_MBPS),
     "mtu": _Field(_MTU),
     "disjoint_from": _Field(_ListOf(_NAMED, "an array of link names")),

@@ -54,6 +54,10 @@ def quoted(text: str) -> str:
     return f'"{text}"' if text.isprintable() else json.dumps(text)
 
 
+_SHOWN = 60
+"""Characters of a value, in a message of one line."""
+
+
 def show_value(value: Any) -> str:
     """A value as a message shows it, in one line; None: the key is not there."""
     if value is None:
@@ -63,9 +67,13 @@ def show_value(value: Any) -> str:
     if isinstance(value, dict):
         return "a table"
     if isinstance(value, list):
+        shown = f"[{', '.join(map(show_value, value))}]"
+        plain = not any(isinstance(each, dict | list) for each in value)
+        if value and plain and len(shown) <= _SHOWN:
+            return shown
         return "an array" if value else "an empty array"
     shown = quoted(value) if isinstance(value, str) else str(value)
-    return shown if len(shown) <= 60 else shown[:57] + "..."
+    return shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN - 3]}..."
 
 
 class _LostError(Exception):
