@@ -15,9 +15,7 @@ from mgmt.client import AskError, Unreachable, parted
 from mgmt.hypervisor import Drivers, HypervisorError
 from mgmt.session import ManagementSession, UsageError
 from xenflow.model.network import NetworkError
-
-KNOCK_S = 2.0
-"""So long a connection may take."""
+from xenflow.model.sign_of_life import LIMIT_S, address_of, in_words
 
 
 def refuse_living(session: ManagementSession, host: str, router: str = "") -> None:
@@ -57,14 +55,11 @@ def _heard(session: ManagementSession, host: str) -> Iterator[str]:
 
 def knock(url: str) -> str:
     """What a machine does with a connection, in words; "" where it is silent."""
-    host, _, port = url.removeprefix("tcp://").rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), KNOCK_S).close()
-    except ConnectionRefusedError:
-        return "refuses connections"
-    except OSError:
-        return ""
-    return "accepts connections"
+        socket.create_connection(address_of(url), LIMIT_S).close()
+    except OSError as error:
+        return in_words(error.errno)
+    return in_words(0)
 
 
 def _of_router(session: ManagementSession, host: str, router: str) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """Whether the machine of another controller lives, as far as this host can tell.
 
 Before a host counts as lost, those that stay are asked: who is cut off from it may be the one who
-asks.  A machine that refuses a connection lives as much as one that accepts it; only silence says
-nothing.  The verb `hears`; called by `management_service`.
+asks.  What counts as a sign of life says `model.sign_of_life`.  The verb `hears`; called by
+`management_service`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ import socket
 from typing import Any
 
 from xenflow.control.requests import Reply, Result
+from xenflow.model.sign_of_life import LIMIT_S, SILENT, address_of, in_words
 from xenflow.switch.clock import Clock
 
-LIMIT_S = 2.0
-"""So long a connection may take."""
 LOOK_S = 0.05
-ACCEPTS, REFUSES, SILENT = "accepts connections", "refuses connections", ""
 
 
 class Hearing:
@@ -30,12 +28,10 @@ class Hearing:
     def hears(self, arguments: dict[str, Any], reply: Reply) -> Result:
         """docs/messages.md, verb `hears`; nobody waits here.  Who asks says where that controller
         is: a host knows only those whom it meets on its links."""
-        host, _, port = arguments["manage"].removeprefix("tcp://").rpartition(":")
+        host, port = address_of(arguments["manage"])
         numeric = socket.AI_NUMERICHOST
         try:
-            found = socket.getaddrinfo(
-                host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=numeric
-            )
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=numeric)
         except OSError:  # a name: to ask who has it would take time
             return {"hears": SILENT}
         family, kind, protocol, _, address = found[0]
@@ -51,8 +47,7 @@ class Hearing:
                 self._clock.later(LOOK_S, look, number)
                 return
             sock.close()
-            said = {0: ACCEPTS, errno.ECONNREFUSED: REFUSES}
-            reply.ok(hears=said.get(number, SILENT))
+            reply.ok(hears=in_words(number))
 
         look(number)
         return None
