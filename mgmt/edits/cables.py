@@ -21,7 +21,7 @@ from mgmt.edits import (
 from mgmt.session import UsageError, known
 from xenflow.model.network import Cable, Network
 from xenflow.model.values import UnfitError
-from xenflow.store.network_file import label_range
+from xenflow.store.network_keys import label_range
 
 
 def add(network: Network, args: Namespace, _: Places) -> Network:

@@ -64,7 +64,8 @@ def launch(
 
     from xenflow.control import router_sockets
     from xenflow.control.component import Component
-    from xenflow.store.network_file import is_open, load
+    from xenflow.store.network_checks import is_open
+    from xenflow.store.network_file import load
     from xenflow.store.transaction import StoreMistakeError
     from xenflow.vm.xenstore import socket_path
 

@@ -22,7 +22,7 @@ from xenflow.control.leases import Leases, LockedError
 from xenflow.model.network import Network
 from xenflow.model.placement import at_home, to_json
 from xenflow.store import network_file
-from xenflow.store.network_file import MAX_ROUTER_NAME
+from xenflow.store.network_keys import MAX_ROUTER_NAME
 from xenflow.store.network_rows import laid
 
 CREATE = (
