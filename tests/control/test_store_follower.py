@@ -736,7 +736,7 @@ def test_who_asks_for_the_rows_gets_all_of_what_is_reached(rig: Rig) -> None:
 
 @pytest.mark.parametrize("store", [True, False])
 def test_one_that_is_restarted_meanwhile_holds_it_still(rig: Rig, store: bool) -> None:
-    """From its disk alone, too: what is held is not there."""
+    """From its disk alone, too: it starts from what is not held, and has the rest beside."""
     rig.write(SMALL, 1)
     rig.prove()
     rig.tick()
@@ -757,10 +757,16 @@ def test_one_that_is_restarted_meanwhile_holds_it_still(rig: Rig, store: bool) -
         rig.follower = rig.start()
         rig.tick()
         rig.prove()
-        assert rig.network == LARGE and rig.follower.status()["taken"] == 1
+        status = rig.follower.status()
+        assert (rig.network, status["taken"], status["reached"]) == (LARGE, 1, 2)
+        assert (status["held"]["by"], rig.follower.digest) == (["vr1"], without_left(LARGE).digest)
+        assert from_json(rig.follower.network(rows=True)).change == 2
+        ended(rig)
+        assert rig.network == without_left(LARGE), "what is held needs no store either"
         rig.database.tables = rows
         rig.follower = rig.start()
-    ended(rig)
+    if store:
+        ended(rig)
     assert rig.network == without_left(LARGE)
     assert acknowledged(rig) == (2, 2, {"gen": 2, "recv": 2})
     kept = LaidFile(rig.folder).load()

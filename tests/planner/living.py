@@ -100,6 +100,9 @@ class LivingController:
     def told_where(self, source: str, placements: Iterable[Placement], knows: bool) -> None:
         """Nobody asks."""
 
+    def believe(self, source: str, placements: Iterable[Placement]) -> None:
+        """Where they are changes nothing here."""
+
     def has(self, change: int) -> bool:
         """Whether a change is in force on all its switches."""
         return all(at >= change for at in self.follower.status()["in_force"].values())

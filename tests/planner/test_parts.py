@@ -91,6 +91,9 @@ class Host:
     def told_where(self, source: str, placements: Iterable[Placement], knows: bool) -> None:
         """Nobody asks."""
 
+    def believe(self, source: str, placements: Iterable[Placement]) -> None:
+        """Where they are changes nothing here."""
+
     def tick(self) -> None:
         self._now += AGAIN_S
         self.follower.tick(self._now)

@@ -91,6 +91,26 @@ def test_what_was_seen_is_kept_beside_the_rows(tmp_path: Path) -> None:
     assert (again.load(), again.seen) == (laid(3), {"s1": 1})
 
 
+def test_what_is_held_is_kept_beside_what_is_started_from(tmp_path: Path) -> None:
+    file, first, second = LaidFile(tmp_path), laid(1), laid(2, "bcd")
+    file.keep(first, second)
+    again = LaidFile(tmp_path)
+    assert (again.load(), again.ahead) == (first, second)
+    third = laid(3, "bcde")
+    file.keep(first, third)
+    file.see({"s1": 1})
+    again = LaidFile(tmp_path)
+    assert (again.load(), again.ahead, again.seen) == (first, third, {"s1": 1})
+    again.keep(second, third)  # all of it anew
+    assert len(lines(tmp_path)) == 1
+    again = LaidFile(tmp_path)
+    assert (again.load(), again.ahead) == (second, third)
+    again.keep(third)
+    assert (again.ahead, len(lines(tmp_path))) == (None, 1)
+    again = LaidFile(tmp_path)
+    assert (again.load(), again.ahead) == (third, None)
+
+
 def test_whatever_changes_is_read_back(tmp_path: Path) -> None:
     draw, file = Random(5), LaidFile(tmp_path)
     rows: dict[str, dict[Key, StoreRow]] = {table: {} for table in LAID}

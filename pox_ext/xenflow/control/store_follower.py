@@ -75,6 +75,7 @@ class _Step:
     network  that, with the routers that are stopped
     held     what of the laid rows is not in it yet
     digest   of the network with that; "" where nothing is held
+    wrong    why nothing is to be taken
     """
 
     rows: LaidRows
@@ -82,6 +83,7 @@ class _Step:
     network: Network
     held: HeldBack = NOTHING
     digest: str = ""
+    wrong: str = ""
 
 
 class StoreFollower:
@@ -150,6 +152,8 @@ class StoreFollower:
         """Begin to follow."""
         if self._laid.change:
             self._fenced = self._is_fenced(self._laid)
+        if self._file.ahead is not None:  # which `tick` follows
+            self._laid = self._file.ahead = replace(self._file.ahead, host=self._host)
         self._watch(self._own_switches(self._laid.rows) or frozenset(self._table.switches))
 
     def _watch(self, switches: frozenset[str]) -> None:
@@ -329,8 +333,8 @@ class StoreFollower:
                 log.warning("%s", error)
 
     def _follow(self) -> None:
-        """Where the rows make a network keep them, then let the network be it; what is held is
-        neither kept nor taken."""
+        """Where the rows make a network keep them, then let the network be it.  What is held is not
+        taken, and is kept as that."""
         laid, moves = self._laid, self._leases.moves()
         not_taken = f"change {laid.change} of the store is not taken"
         try:
@@ -341,15 +345,21 @@ class StoreFollower:
         except NetworkError as error:  # nor are they kept: nobody could start from them
             self._problem(TAKING, f"{not_taken}: {error}")
             return
-        network, held = step.network, step.held
-        if not _says_the_same(self._kept, step.rows):
+        network, held, ahead = step.network, step.held, laid if step.held else None
+        if self._file.ahead is not ahead or not _says_the_same(self._kept, step.rows):
             try:
-                self._file.keep(step.rows)
+                self._file.keep(step.rows, ahead)
             except StateError as error:
                 self._problem(KEEPING, f"{error}: change {laid.change} waits")
                 return
             self._problem(KEEPING, self._file.doubt)
         self._kept = step.rows
+        if held and held != self._held:
+            log.info("change %d of the store: %s", laid.change, held.words())
+        self._held, self._digest = held, step.digest
+        if step.wrong:
+            self._problem(TAKING, f"{not_taken}: {step.wrong}")
+            return
         if self._half_done:
             return
         try:
@@ -378,9 +388,7 @@ class StoreFollower:
             return
         if found:
             log.info("change %d of the store: %s", laid.change, found.words())
-        if held and held != self._held:
-            log.info("change %d of the store: %s", laid.change, held.words())
-        self._reached, self._held, self._moves, self._digest = laid, held, moves, step.digest
+        self._reached, self._moves = laid, moves
         self._is, self._read, self._whole = step.rows, step.own, network
         if not held:
             self._taken = laid
@@ -399,10 +407,8 @@ class StoreFollower:
             self._become(replace(own, datapaths=same))
 
     def _step(self, laid: LaidRows, moves: Mapping[str, bool]) -> _Step:
-        """What is to be kept and taken of laid rows while these moves last.
-
-        Raises NetworkError where they make no network, or the rest does not fit with what is held.
-        """
+        """What is to be kept and taken of laid rows while these moves last; nothing new, where the
+        rest does not fit with what is held.  Raises NetworkError where they make no network."""
         own, network = self._network_of(laid.rows)
         stay = network.active.routers.keys() - others_by_name(self._table.network, network.active)
         # What was left of others is dropped (`Leases.keep_only`).
@@ -419,9 +425,9 @@ class StoreFollower:
                 wrong = wrong or "no switch here would be concerned by it any more"
         except NetworkError as error:
             wrong = wrong or str(error)
-        if wrong:  # all of it waits
-            self._held, self._digest = held, digest
-            raise NetworkError(f"{held.words()}, and the rest does not fit with that: {wrong}")
+        if wrong:
+            wrong = f"{held.words()}, and the rest does not fit with that: {wrong}"
+            return _Step(self._is, self._read, self._before(), held, digest, wrong)
         less = LaidRows(laid.cluster, self._taken.change, rows, laid.host)
         return _Step(less, own, network, held, digest)
 

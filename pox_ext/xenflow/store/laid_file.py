@@ -56,6 +56,8 @@ class LaidFile:
         """What the file says, as far as it was written here."""
         self.seen: Mapping[str, int] = {}
         """By switch the change that the store was last seen to have as in force there."""
+        self.ahead: LaidRows | None = None
+        """What the store said, where not all of it is to be started from: the rest is held."""
 
     @property
     def doubt(self) -> str:
@@ -72,7 +74,10 @@ class LaidFile:
             value = json.loads(first)
             # What ends in no line's end was not acknowledged.
             changes = [json.loads(line) for line in lines[:-1]]
-            laid = _changed(from_json(value), (c for c in changes if "seen" not in c))
+            said = [c for c in changes if "seen" not in c]
+            laid = _changed(from_json(value), said)
+            rest = [value, *said][-1].get("ahead")
+            self.ahead = None if rest is None else _changed(laid, [rest])
             self.seen = [{}, *(v["seen"] for v in (value, *changes) if "seen" in v)][-1]
             whose = value.get("network", self._network)
         except FileNotFoundError:
@@ -112,13 +117,14 @@ class LaidFile:
             "until the store tells it what is laid"
         )
 
-    def keep(self, laid: LaidRows) -> None:
-        """Have the file say these rows.  Raises StateError, its old ones being left, where that
-        cannot be done."""
-        if not self._file.add(_difference(self._kept, laid)):
+    def keep(self, laid: LaidRows, ahead: LaidRows | None = None) -> None:
+        """Have the file say these rows, and what the store has said where that is `ahead` of them.
+        Raises StateError, its old ones being left, where that cannot be done."""
+        rest = {} if ahead is None else {"ahead": _difference(laid, ahead)}
+        if not self._file.add(_difference(self._kept, laid) | rest):
             whole = {"network": self._network, **to_json(laid), "seen": dict(self.seen)}
-            self._file.replace([whole])
-        self._kept = laid
+            self._file.replace([whole | rest])
+        self._kept, self.ahead = laid, ahead
 
     def see(self, seen: Mapping[str, int]) -> None:
         """Have the file say what was seen; a crash of the machine may take that back.  Raises
