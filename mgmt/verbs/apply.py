@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from mgmt.client import AskError, Unreachable, parted
-from mgmt.session import ManagementSession, UsageError
+from mgmt.session import ManagementSession, UsageError, placements
 from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit, seconds
 from mgmt.waiting import await_status
 from xenflow.model.difference import SIGNS, compare, expected_loss, refusals, rejoined
@@ -179,6 +179,8 @@ def change(
         if not dry_run:
             session.note("change", f"{file}: {wrong[0]}", "refused")
         return touched, {}, Exit.FAILED, wrong
+    if gone_hosts := session.network.hosts.keys() - after.hosts.keys():
+        _await_emptied(session, gone_hosts, lost)
     if last is not None:
         since["since"] = last
     if confirm_s:
@@ -246,13 +248,18 @@ def has_all_in_force(session: ManagementSession, controller: str) -> bool:
     return bool(found) and all(n >= at["concerns"].get(name, 0) for name, n in found.items())
 
 
-def await_emptied(session: ManagementSession, host: str) -> None:
-    """Wait until the planner has heard, too, that no router is at a host, where the controllers say
-    so; it tells the rest itself."""
+def _await_emptied(session: ManagementSession, hosts: Set[str], lost: Set[str]) -> None:
+    """Wait until the planner has heard, too, that no router is at hosts that go, where the
+    controllers say so; where one is there it says so itself."""
+
+    def there(of: Iterable[Collection[str]]) -> bool:
+        return any(not hosts.isdisjoint(each) for each in of)
+
+    asked = session.network.controllers.keys() - lost
+    known = placements(session.ask_all("status", asked)).values()
     until = time.monotonic() + PLACED_S
-    while time.monotonic() < until:
-        placed = ask_planner(session, "planner").get("placed", {})
-        if not any(host in hosts for hosts in placed.values()):
+    while not there(placement.hosts for placement in known) and time.monotonic() < until:
+        if not there(ask_planner(session, "planner").get("placed", {}).values()):
             return
         time.sleep(0.2)
 

@@ -46,8 +46,6 @@ class EditVerb:
         name = f"{self.NAME} {args.change} {getattr(args, self.NAME)}"
         places = _places(session, args) if edit.places else {}
         wanted = edit.makes(network, args, places)
-        if edit.places and wanted.hosts.keys() < network.hosts.keys():
-            apply.await_emptied(session, args.host)
         shall = wanted if edit.then is None else edit.then(network, args, places)
         if shall != wanted:
             _refuse_second(network, wanted, shall, name)

@@ -306,13 +306,14 @@ class _Work:
             if there := driver.domain(self.name):
                 with _if_moved():  # by somebody who was killed, and holds nothing any more
                     driver.abort(self.name)
+                was = there.host
                 driver.vms.stop(self.name)
                 until = time.monotonic() + ENDED_S
                 while there := driver.domain(self.name):
                     if time.monotonic() > until:
                         raise HypervisorError(f"{self.name} is on {there.host} still: look there")
                     time.sleep(LOOK_S)
-                self.done(f"its VM on {host} is ended")
+                self.done(f"its VM on {was} is ended")
             if forget:
                 driver.vms.forget(self.name)
                 self.done("nothing of it is kept")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ class Answering:
         """Of switches that the planner has heard how far they are; None: it does not say that."""
         self.gone: dict[str, Any] | None = None
         """What host-b answers to `status` once the network is without it."""
+        self.placed: Iterator[list[str]] = iter(())
+        """Where the planner believes vr1 to be, each time it is asked; at last at host-a."""
         self.hears: dict[str, str] = {}
         """What controllers hear of a host that is said to be lost; "here": who asks."""
 
@@ -73,6 +75,7 @@ class Answering:
             }
             if self.heard is not None:
                 at["in_force"] = self.heard
+            at["placed"] = {"vr1": next(self.placed, ["host-a"])}
             names = ["l1", "l2", "l3", "l4", "vr9"]
             return {
                 **at,
@@ -420,8 +423,12 @@ def test_a_host_goes_while_its_controller_runs_and_it_is_waited_for(
     ringed: Answering, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ringed.in_force["host-b"] = 2
+    ringed.placed = iter([["host-b"], ["host-b"]])
     ringed.gone = {"store": {"fenced": True}, "datapaths": []}
     assert run("host", "remove", "host-b", store=True)[0] == 0
+    # Before it is asked to, the planner has heard that the router is not there any more.
+    asked = [verb for _, verb, _ in ringed.asked]
+    assert asked[asked.index("apply") - 2 :][:3] == ["planner", "planner", "apply"]
     assert ringed.asked[-1][:2] == ("host-b", "status")
     row = {"name": "host-b", "connected": True, "in_sync": False}
     for answer, said in (
