@@ -51,7 +51,8 @@ class PromisedSwitch:
         self.promises: Any = self
         self.waiting: list[Callable[[str | None], Any]] = []
 
-    def in_force(self, then: Callable[[str | None], Any]) -> None:
+    def in_force(self, then: Callable[[str | None], Any], but_left_out: bool) -> None:
+        assert but_left_out
         self.waiting.append(then)
 
     def prove(self, error: str | None = None) -> None:
@@ -191,7 +192,7 @@ def test_whom_a_switch_could_not_be_given_is_said_and_holds_up_nobody(rig: Rig) 
         return {str(row["switch"]): row["left_out"] for row in rig.rows("Switch_State")}
 
     rig.write(SMALL, 1)
-    rig.gen.left_out = frozenset(("vr1",))
+    rig.gen.left_out = frozenset(("router vr1",))
     rig.gen.prove()
     rig.recv.prove()
     rig.drain()

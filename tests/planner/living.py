@@ -52,7 +52,7 @@ class _Switch:
         self.left_out: frozenset[str] = frozenset()
         self.promises = self
 
-    def in_force(self, then: Any) -> None:
+    def in_force(self, then: Any, but_left_out: bool) -> None:
         then(None)
 
 

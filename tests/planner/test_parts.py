@@ -41,7 +41,7 @@ class Proving:
         self.promises = self
         self.left_out: frozenset[str] = frozenset()
 
-    def in_force(self, then: Any) -> None:
+    def in_force(self, then: Any, but_left_out: bool) -> None:
         then(None)
 
 

@@ -36,7 +36,7 @@ class Reader:
         self.problems = problems = Problems(NAME)
         self.channel = channel = Channel(NAME, problems, clock, self._give_up)
         self.jobs = Jobs(channel, self._read, self._router_failed, self._give_up)
-        self.promises = Promises(channel, self.jobs, Bound(0.5), b"", lambda: True)
+        self.promises = Promises(channel, self.jobs, Bound(0.5), b"", *3 * (lambda: True,))
         channel.open(self, b"")
 
     def call(self, seconds: float, function: Callable[..., Any], *arguments: Any) -> None:

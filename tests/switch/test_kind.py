@@ -49,6 +49,7 @@ def test_a_nudge_adds_a_flow_that_no_packet_meets_and_deletes_it(
     assert (build.set_packet_in_format_nxm() in messages) is found.nicira
     add, delete = messages[-2:]
     assert add != delete and parse.cookie_of(add) == parse.cookie_of(delete) == cookies.MAGIC
+    assert parse.adds_flow(add) and not parse.adds_flow(delete)
 
 
 class Sent:

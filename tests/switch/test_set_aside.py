@@ -125,10 +125,10 @@ def test_a_narrow_interface_of_any_mtu(mtu: int) -> None:
     assert measured == [65535]
 
 
-def proven(host: Host) -> list[str | None]:
+def proven(host: Host, but_left_out: bool = False) -> list[str | None]:
     """Whether all that was submitted is in force: None, or why not."""
     found: list[str | None] = []
-    host.writer.promises.in_force(found.append)
+    host.writer.promises.in_force(found.append, but_left_out)
     host.written.run()
     while host.written.waiting and not found:
         host.written.pass_time()
@@ -145,7 +145,45 @@ def test_who_is_left_out_is_said_and_holds_up_nobody(said: Section) -> None:
     host.change(host.odd, said)
     host.change(host.sound, route(0x0A640000))
     assert proven(host) == [None]
-    assert host.writer.left_out == {host.odd}
+    assert host.writer.left_out == {f"router {host.odd}"}
+
+
+LINKS = {f"link {name}" for name in PATH.network.links}
+
+
+def test_links_and_rules_that_are_refused_are_said_and_hold_up_nobody() -> None:
+    """What is asked for meanwhile is written all the same, before it is said to be in force."""
+    host = Host({layout.LINKS: 0})
+    refused = [f"{host.writer.name}: the switch refused a flow"]
+    assert proven(host) == refused
+    left_out = host.writer.left_out
+    assert left_out and left_out <= LINKS
+    assert proven(host, but_left_out=True) == [None]
+    assert host.writer.left_out == left_out
+
+    def rules() -> list[str]:
+        owners = (host.writer.owner_of(flow.cookie) for flow in host.written.tables)
+        return [owner.name for owner in owners if owner.kind == "rule"]
+
+    drops = {"id": "drops", "match": {"in_port": "1"}, "priority": 3, "actions": []}
+    host.writer.rules.restore([drops])
+    host.writer.refresh()
+    assert rules() == []
+    assert proven(host, but_left_out=True) == [None]
+    assert rules() == ["drops"] and host.writer.left_out == left_out
+    assert not host.writer.live and proven(host) == refused
+
+    host.written.limits.clear()
+    while host.written.waiting:
+        host.written.pass_time()
+    assert host.writer.left_out == frozenset() and proven(host) == [None]
+
+
+def test_what_is_refused_of_the_switch_itself_holds_up_everybody() -> None:
+    host = Host({layout.INGRESS: 0})
+    for _ in range(3):
+        assert proven(host, but_left_out=True) == [f"{host.writer.name}: the switch refused a flow"]
+        host.written.pass_time()
 
 
 def test_a_next_hop_that_makes_no_flow() -> None:

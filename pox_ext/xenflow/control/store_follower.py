@@ -482,9 +482,10 @@ class StoreFollower:
             numbers = self._taken.change, self._reached.change
             known = self._in_force.get(name, 0), self._but_held.get(name, 0)
             behind = known[0] < numbers[0] or known[1] < numbers[1]
-            if behind and switch.live and self._asked.get(name) != numbers:
+            if behind and (switch.live or switch.left_out) and self._asked.get(name) != numbers:
                 self._asked[name] = numbers
-                switch.promises.in_force(partial(self._proven, name, numbers))
+                proven = partial(self._proven, name, numbers)
+                switch.promises.in_force(proven, but_left_out=True)
 
     def _proven(self, name: str, numbers: tuple[int, int], error: str | None) -> None:
         if self._asked.get(name) == numbers:
@@ -522,14 +523,13 @@ class StoreFollower:
         switches = self._table.switches.keys() & {row["name"] for row in laid if not row["gone"]}
         known = switches & self._in_force.keys() if not self._older else set()
         for name in known:
-            left_out = self._table.switches[name].left_out
             yield (
                 "Switch_State",
                 {
                     "switch": name,
                     "cluster": self._laid.cluster,
                     "in_force": self._in_force[name],
-                    "left_out": frozenset(f"router {router}" for router in left_out),
+                    "left_out": self._table.switches[name].left_out,
                     "release": RELEASE,
                 },
             )

@@ -38,6 +38,7 @@ from xenflow.openflow.wire import (
     NXT_FLOW_REMOVED,
     NXT_PACKET_IN,
     VERSION,
+    FlowModCommand,
     MessageType,
     Other,
     WireError,
@@ -286,14 +287,24 @@ _COOKIE_AT: dict[tuple[int, int], int] = {
 def cookie_of(data: bytes) -> int:
     """The cookie of a flow modification of which this is the beginning (as in an error's `data`);
     0 where it is something else, or too little of it."""
+    at = _cookie_at(data)
+    return int.from_bytes(data[at : at + 8], "big") if at else 0
+
+
+def adds_flow(data: bytes) -> bool:
+    """Whether this is the beginning of a flow modification that adds one."""
+    at = _cookie_at(data)
+    return at > 0 and data[at + 9] == FlowModCommand.ADD
+
+
+def _cookie_at(data: bytes) -> int:
+    """Where the cookie is, which the command follows; 0 where there is none."""
     if len(data) < 16:
         return 0
     vendor = data[1] == MessageType.VENDOR
     (subtype,) = struct.unpack_from("!I", data, 12) if vendor else (0,)
-    at = _COOKIE_AT.get((data[1], subtype))
-    if at is None or len(data) < at + 8:
-        return 0
-    return int.from_bytes(data[at : at + 8], "big")
+    at = _COOKIE_AT.get((data[1], subtype), 0)
+    return at if len(data) >= at + 10 else 0
 
 
 def _read_error(data: bytes, xid: int) -> Message:

@@ -275,7 +275,9 @@ TABLES: Mapping[str, StoreTable] = MappingProxyType(
                 "switch": text("the switch"),
                 "cluster": text("the store's cluster id that the number counts in"),
                 "in_force": whole("the number of the last change that is in force"),
-                "left_out": texts('owners of which it is not in force: "router NAME" each'),
+                "left_out": texts(
+                    'owners of which it is not in force: "router NAME", "link NAME", "rule NAME"'
+                ),
                 "release": text("the controller's release"),
             },
             indexes=(("switch",),),

@@ -20,8 +20,11 @@ from xenflow.switch.proof import Done, Promise, Proof
 class Promises:
     """See the module.
 
-    nudge  a change that touches no packet, as messages
-    known  whether what the switch holds is known
+    nudge         a change that touches no packet, as messages
+    known         whether what the switch holds is known
+    but_left_out  the same, but for what it refuses of links and rules, which is named
+    look_again    has what was refused of these tried again at once, and what was not written
+                  because of it is written then
     """
 
     _channel: Channel
@@ -29,6 +32,8 @@ class Promises:
     _proof: Proof
     _nudge: bytes
     _known: Callable[[], bool]
+    _but_left_out: Callable[[], bool]
+    _look_again: Callable[[], None]
 
     def __post_init__(self) -> None:
         self._open: list[Promise] = []
@@ -41,18 +46,25 @@ class Promises:
         """Call `then(None)` once the switch has confirmed everything submitted so far, or with the
         reason where it does not, or has refused some of it."""
         promise = self._promise(then)
-        self._after_jobs(promise, lambda error: promise.settle(error or self._refused()))
+        self._after_jobs(promise, lambda error: promise.settle(error or self._refused(self._known)))
 
-    def in_force(self, then: Done) -> None:
+    def in_force(self, then: Done, but_left_out: bool = False) -> None:
         """Call `then(None)` once everything submitted so far is in force on the switch, or with
         the reason why that cannot be said (see `proof`).  What was proven already is not proven
-        again: where nothing has been written since, the switch's barrier is enough."""
-        self._prove(then, lambda: self._proven == self._channel.written)
+        again: where nothing has been written since, the switch's barrier is enough.
+
+        but_left_out  what the switch refuses of a link, or of a rule, counts not: `left_out` of the
+                      switch names it
+        """
+        if but_left_out:
+            self._look_again()
+        known = self._but_left_out if but_left_out else self._known
+        self._prove(then, lambda: self._proven == self._channel.written, known)
 
     def counted(self, then: Done) -> None:
         """Call `then(None)` once the counters count every packet that had arrived by now (they
         are pushed when the cached flows are checked), and everything is in force."""
-        self._prove(then, lambda: False)
+        self._prove(then, lambda: False, self._known)
 
     def break_all(self, reason: str) -> None:
         """Nobody waits any more, because nothing can be confirmed."""
@@ -81,7 +93,7 @@ class Promises:
         else:
             self._jobs.submit(fence(self._channel, then))
 
-    def _prove(self, then: Done, needless: Callable[[], bool]) -> None:
+    def _prove(self, then: Done, needless: Callable[[], bool], known: Callable[[], bool]) -> None:
         promise = self._promise(then)
 
         def prove(error: str | None) -> None:
@@ -90,7 +102,7 @@ class Promises:
             def finish() -> None:
                 if not promise.settled:
                     self._proven = max(self._proven, written)
-                promise.settle(self._refused())
+                promise.settle(self._refused(known))
 
             if error or promise.settled:
                 promise.settle(error)
@@ -101,9 +113,9 @@ class Promises:
 
         self._after_jobs(promise, prove)
 
-    def _refused(self) -> str | None:
+    def _refused(self, known: Callable[[], bool]) -> str | None:
         """Why what the switch has confirmed is not all that it was sent; None where it is."""
-        return None if self._known() else f"{self._channel.name}: the switch refused a flow"
+        return None if known() else f"{self._channel.name}: the switch refused a flow"
 
     # --- what the proof asks of the switch ----------------------------------------------------
 

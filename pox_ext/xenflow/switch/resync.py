@@ -6,7 +6,7 @@ Called by `switch` when it connects, and when what it holds is not what is thoug
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from xenflow.switch.routes import RouteWriter
 from xenflow.switch.rules import Rules
 from xenflow.switch.wanted import Known, WantedFlows
 from xenflow.switch.writer import Writer
+from xenflow.tables.pipeline import Owner
 
 log = logging.getLogger("xenflow.resync")
 
@@ -30,6 +31,9 @@ LONGEST_REFUSED_S = 10.0
 """Between two tries where the switch refuses flows: it may have room at any time."""
 REFUSED = "refused"
 """Cause of a `Problems` entry: the switch refuses flows that are no router's own."""
+NAMED = ("link", "rule")
+"""Kinds of owners that are left out where the switch does not take a flow of theirs; whatever else
+it refuses is in the way of everybody."""
 LOST_RULES = "rules"
 """Cause of a `Problems` entry, until the switch's rules are changed: it held some that are not
 known here."""
@@ -67,9 +71,30 @@ class Resync:
     live: bool = False
     """Whether what the switch holds is known."""
 
+    def __post_init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """The switch went away."""
+        self.live = False
+        self.left_out: Set[Owner] = frozenset()
+        """Links and rules of which it has refused a flow, when all was written last or since."""
+        self._refuses: set[Owner] = set()
+        """Those of whom it has refused a flow since all was written last, or read."""
+        self._in_the_way = False
+        """Whether it has refused anything else since."""
+        self._waits: object = None
+        """Is another one for each pause until it is read again; None: there is none."""
+
+    @property
+    def but_left_out(self) -> bool:
+        """Whether what the switch holds is known, but for flows of those who are left out."""
+        return self.live or (bool(self._refuses) and not self._in_the_way)
+
     def read_back(self, pause_s: float = 0.0) -> Job:
         """Read what the switch holds of ours, after a pause; then write what differs."""
-        self.live = False
+        self.live, self._waits = False, None
+        self._refuses, self._in_the_way = set(), False
         if pause_s:
             yield pause_s
         self._begun()
@@ -125,7 +150,10 @@ class Resync:
                 self._caught_up()
 
         def took_all(error: str | None) -> None:
-            if self.live and not error:
+            if error:
+                return
+            self.left_out = frozenset(self._refuses)
+            if self.live:
                 self._channel.problems.end(REFUSED)
 
         vms = QueuedJob(fence(self._channel, gives_to_vms))
@@ -135,18 +163,35 @@ class Resync:
             tasks.append(vms)
         return [*tasks, QueuedJob(fence(self._channel, took_all))]
 
-    def refused(self, text: str) -> None:
-        """The switch has refused a flow that is no router's own: what it holds is not what is
-        thought any more, and it is read back after a pause."""
+    def refused(self, owner: Owner, text: str, adds: bool) -> None:
+        """The switch has refused a flow that is no router's own, or (not `adds`) to give one up:
+        what it holds is not what is thought any more, and it is read back after a pause."""
+        if not self.live and not self._refuses and not self._in_the_way:
+            return  # it is being read
+        if adds and owner.kind in NAMED:
+            self._refuses.add(owner)
+            self.left_out |= {owner}
+        else:
+            self._in_the_way = True
         if not self.live:
             return
         self.live = False
-        words = f"the switch refuses what it shall hold ({text}); it is read again"
+        words = f"the switch refuses what it shall hold ({owner}: {text}); it is read again"
         self._channel.problems.begin(REFUSED, words)
-        generation = self._channel.generation
+        self._waits = pause = object()
 
         def again() -> None:
-            if generation == self._channel.generation and not self.live:
-                self._jobs.submit(self.read_back())
+            if self._waits is pause:
+                self._read_again()
 
         self._channel.clock.later(min(self._jobs.pause_s(), LONGEST_REFUSED_S), again)
+
+    def read_now(self) -> None:
+        """Read it back without a pause, where flows of those alone are refused who are named: they
+        are in the way of nobody else."""
+        if self._waits is not None and self.but_left_out:
+            self._read_again()
+
+    def _read_again(self) -> None:
+        self._waits = None
+        self._jobs.submit(self.read_back())

@@ -65,7 +65,7 @@ from xenflow.switch.rules import Rules
 from xenflow.switch.wanted import WantedFlows
 from xenflow.switch.writer import Waiting, Writer
 from xenflow.tables import cookies, layout
-from xenflow.tables.pipeline import Owner, of_link, owners_of
+from xenflow.tables.pipeline import ALL, Owner, of_link, of_router, owners_of
 from xenflow.tables.sent_up import FromVm
 from xenflow.tables.site import Spans
 from xenflow.tables.translated import translated
@@ -135,7 +135,6 @@ class Switch:
             channel, kind, routers, wanted, installed, routes, aside, self.decisions, reader
         )
         self.jobs = jobs = Jobs(channel, self._read_back, self.writer.failed, self._give_up)
-        self.promises = Promises(channel, jobs, proof, kind.nudge, lambda: self.live)
         self.audit = Audit(
             kind,
             channel,
@@ -164,6 +163,15 @@ class Switch:
             lambda: routers.read_anew(self),
             lambda: routers.caught_up(self),
         )
+        self.promises = Promises(
+            channel,
+            jobs,
+            proof,
+            kind.nudge,
+            lambda: self.live,
+            lambda: self.resync.but_left_out,
+            self.resync.read_now,
+        )
 
     @property
     def live(self) -> bool:
@@ -172,8 +180,10 @@ class Switch:
 
     @property
     def left_out(self) -> frozenset[str]:
-        """Routers that this switch could not be given: their packets pass through their VMs."""
-        return frozenset((*self.aside, *self.wanted.odd))
+        """Owners that this switch could not be given: routers, whose packets pass through their VMs
+        therefore, and links and rules of which it refuses a flow."""
+        routers = map(of_router, (*self.aside, *self.wanted.odd))
+        return frozenset(map(str, (*routers, *self.resync.left_out)))
 
     @property
     def network(self) -> Network:
@@ -236,8 +246,15 @@ class Switch:
 
     def disconnect(self) -> None:
         """The connection is gone, and with it everything that was on its way."""
-        self.resync.live, self._refreshes = False, None
-        for part in (self.installed, self.routes, self.writer, self.aside, self.wanted):
+        self._refreshes = None
+        for part in (
+            self.resync,
+            self.installed,
+            self.routes,
+            self.writer,
+            self.aside,
+            self.wanted,
+        ):
             part.clear()
         waiting = self.channel.close()
         self.problems.clear()
@@ -277,8 +294,8 @@ class Switch:
             or not cookies.ours(cookie)
             or kind not in (*layout.NETWORK_WIDE, layout.REACTIVE_KIND)
         ):
-            owner = f"{self.owner_of(cookie)}: " if cookies.ours(cookie) else ""
-            self.resync.refused(owner + text)
+            owner = self.owner_of(cookie) if cookies.ours(cookie) else ALL
+            self.resync.refused(owner, text, parse.adds_flow(data))
         elif kind == layout.REACTIVE_KIND:  # the packet that asked was sent all the same
             if self.problems.begin(TABLE, words, name):
                 self.clock.later(EXACT_REFUSED_S, self.problems.end, TABLE, name)
