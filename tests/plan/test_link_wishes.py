@@ -142,6 +142,17 @@ def test_where_it_lies_it_stays_and_what_does_not_fit_there_is_refused() -> None
     )
 
 
+@pytest.mark.parametrize("wishes", ["mbps = 50", 'disjoint_from = ["old"]'])
+def test_who_does_not_fit_is_in_nobodys_way(wishes: str) -> None:
+    before = parse(link("old", "mbps = 60"))
+    new = link("new", f'{wishes}\ncables = ["as", "bs"]')
+    with pytest.raises(NetworkError) as raised:
+        parse(link("old", "mbps = 101") + new, None, before)
+    full, unreached = str(raised.value).splitlines()
+    assert "links.old.mbps: found 101, expected at most 100: cable as has 100 of" in full
+    assert 'links.new.access[1].at: found "b:new", expected a datapath that' in unreached
+
+
 def test_a_cable_of_which_other_things_are_said_is_the_same_cable() -> None:
     before = parse(link("l", "span = []"))
     after = parse(link("l", "span = []"), {"as": "mbps = 1\ncost = 9"}, before)

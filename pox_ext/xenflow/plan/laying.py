@@ -288,7 +288,8 @@ class Laying:
     # --- what could not be had ------------------------------------------------------------------
 
     def why_not(self, link: Link, there: str) -> Unlaid | None:
-        """Why a link does not reach a datapath that it needs; None where no cable leads there."""
+        """Why a link does not reach a datapath that it needs; None where no cable leads there, or
+        it would now: whoever was in the way does not fit, and is not counted any more."""
         for key in ("mbps", "disjoint_from", "mtu", "vlan"):
             up = dict(link.tree.up)
             if self._map.extend(up, self._may(link, without=key), [there]):
@@ -297,6 +298,8 @@ class Laying:
             assert may is not None
             new = (up[name] for name in up.keys() - link.tree.up.keys())
             barring = sorted((c for c in new if c and not may(c)), key=lambda c: c.name)
+            if not barring:
+                return None
             return Unlaid(link.name, key, *self._words(link, key, there, barring))
         return None
 
