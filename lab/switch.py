@@ -17,6 +17,7 @@ from lab import process
 from lab.description import Lab, controller_target
 from lab.namespace import LabError
 from xenflow.model.network import Datapath
+from xenflow.tables import tracked
 
 BRIDGE = "br0"
 DAEMONS = ("ovsdb-server", "ovs-vswitchd")
@@ -103,6 +104,7 @@ def configuration(
         f"-- set Bridge {BRIDGE} datapath_type=netdev fail_mode=secure protocols=OpenFlow10 "
         f"other_config:datapath-id={datapath.dpid:016x} other_config:disable-in-band=true"
     ).split()
+    words += tracked.vsctl_words(BRIDGE)
     for end, tag in lab.ports.items():
         if end.datapath == datapath.name:
             words += add_port(end.port, tag)

@@ -39,6 +39,7 @@ def test_bridge(pair: Network) -> None:
     assert "other_config:datapath-id=00000000000000a1" in words
     assert "set-controller xenflow0 tcp:127.0.0.1:6633" in words
     assert "set Controller xenflow0 type=service" in words, "or it is emptied when it connects"
+    assert "create Flow_Table prefixes=ip_dst,ip_src,ipv6_dst -- set Bridge xenflow0" in words
     assert "add-port xenflow0 enp3s0" in words
     assert "add-port xenflow0 enp2s0 -- set Port enp2s0 tag=101" in words
     assert "vr1" not in words, "a router's ports are the hotplug script's"

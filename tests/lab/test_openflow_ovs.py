@@ -12,6 +12,8 @@ import pytest
 
 import tests.flow_samples as samples
 import tests.lab.ovs_private as ovs
+from lab.description import find_file
+from tests.tables import test_ipv6
 from tests.tables.test_sent_up import HELLOS, NICIRA, PORTS, REACTIVE, Host, ip
 from tests.whole_network import load
 from xenflow.openflow import build, parse, statistics, wire
@@ -21,9 +23,10 @@ from xenflow.openflow.exact_flows import ExactFlowPacker, exact_match
 from xenflow.openflow.flow import Flow, match
 from xenflow.openflow.nxm import pack_actions
 from xenflow.openflow.statistics import Aggregate, TableStats
+from xenflow.store import network_file
 from xenflow.switch.kind import SwitchKind
 from xenflow.switch.proof import Promise, Revalidator
-from xenflow.tables import layout, simulate
+from xenflow.tables import layout, simulate, tracked
 from xenflow.tables.next_hops import NextHopView, next_hop_flows
 from xenflow.tables.routes import RoutePacker, route_flow
 
@@ -348,6 +351,22 @@ def test_a_packet_answered_once(
         sent = simulate.run(simulate.Tables([flow]), frame, 1).outputs
         assert switch.inject(frame, 1).get(4, []) == [data for _, data in sent]
         assert switch.inject(frame, 2) == {}
+
+
+def test_ipv6_routes_are_cached_by_their_prefixes(
+    switch: ovs.PrivateSwitch, connection: ovs.PrivateConnection
+) -> None:
+    """Where Open vSwitch was told what to track, as the lab and a host's service tell it."""
+    connection.add(test_ipv6.host_flows(network_file.load(find_file("paper"))))
+    assert connection.barrier() == []
+    switch.vsctl(*tracked.vsctl_words("b0")[1:])
+    frames = [pk.vlan(test_ipv6.ip(test_ipv6.FAR + 7919 * number), 101) for number in range(1, 101)]
+    switch.appctl("revalidator/purge")
+    for frame in frames:
+        switch.inject(frame, test_ipv6.PORTS["to-gen"], fresh=False)
+    cached = switch.appctl("dpctl/dump-flows").count("eth_type(0x86dd)")
+    assert 1 <= cached <= 3
+    switch.vsctl("clear", "Bridge", "b0", "flow_tables")
 
 
 @pytest.mark.parametrize("weights", [(32769, 32768), (3000, 1001), (65535,) * 256])

@@ -11,6 +11,7 @@ import pytest
 from xenflow.model.network import Network
 from xenflow.model.placement import at_home
 from xenflow.openflow import packet as pk
+from xenflow.openflow.flow import Flow
 from xenflow.routes.family import V4, V6
 from xenflow.store.network_file import load
 from xenflow.tables import cookies, layout
@@ -42,10 +43,8 @@ def network() -> Network:
     return load(ROOT / "conf" / "paper.toml")
 
 
-def sent(
-    network: Network, frame: bytes, view: RouterView = VIEW, mtu: int = 0
-) -> list[tuple[int | str, pk.Packet]]:
-    """What leaves, by which port, of a frame that comes from gen's side."""
+def host_flows(network: Network, view: RouterView = VIEW, mtu: int = 0) -> list[Flow]:
+    """What host-a holds."""
     router = network.routers["vr1"]
     site = Site(
         network,
@@ -72,7 +71,16 @@ def sent(
         net = a(prefix)
         own = cookies.of(layout.ROUTES, router.id, cookies.route_chunk(net))
         flows.append(route_flow(router.id, net, V6.span(length), hop_id, own))
-    found = run(Tables(flows), pk.vlan(frame, 101), PORTS["to-gen"]).outputs
+    return flows
+
+
+def sent(
+    network: Network, frame: bytes, view: RouterView = VIEW, mtu: int = 0
+) -> list[tuple[int | str, pk.Packet]]:
+    """What leaves, by which port, of a frame that comes from gen's side."""
+    found = run(
+        Tables(host_flows(network, view, mtu)), pk.vlan(frame, 101), PORTS["to-gen"]
+    ).outputs
     return [(port, pk.parse(out)) for port, out in found]
 
 

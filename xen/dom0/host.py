@@ -23,6 +23,7 @@ from xenflow.model.network import Datapath, DatapathKind, Network, NetworkError
 from xenflow.store.laid_file import LaidFile
 from xenflow.store.network_file import load
 from xenflow.store.network_rows import laid_entries
+from xenflow.tables import tracked
 
 BRIDGE = "xenflow0"
 GUARD_FILE = "/var/lib/xenflow/guard.nft"
@@ -89,6 +90,7 @@ def bridge(network: Network, here: Datapath) -> list[str]:
     words = ["ovs-vsctl", f"--timeout={_TIMEOUT_S}", "--", "--may-exist", "add-br", BRIDGE]
     words += ["--", "set", "Bridge", BRIDGE, "fail_mode=secure", "protocols=OpenFlow10"]
     words += [f"other_config:datapath-id={here.dpid:016x}", "other_config:disable-in-band=true"]
+    words += tracked.vsctl_words(BRIDGE)
     words += ["--", "set-controller", BRIDGE, f"tcp:{shown}:{port}"]
     words += ["--", "set", "Controller", BRIDGE, "type=service", "connection_mode=out-of-band"]
     words += ["max_backoff=1000", f"inactivity_probe={INACTIVITY_MS}"]
