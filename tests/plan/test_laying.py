@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from tests import random_sites
-from xenflow.model.difference import refusals, turned
+from xenflow.model.difference import refusals, rejoined
 from xenflow.model.network import (
     Cable,
     Controller,
@@ -131,7 +131,7 @@ def test_where_the_root_has_gone_it_grows_from_what_is_left() -> None:
     fewer = lay_on(without(ring, "a"), ring)
     assert fewer.links["a"].tree.up == {"b": None, "c": ring.cables["bc"]}
     assert fewer.links["b"].tree.up == {"b": None, "c": ring.cables["bc"]}
-    assert refusals(ring, fewer) == [] and turned(ring, fewer) == ["a"]
+    assert refusals(ring, fewer) == [] and rejoined(ring, fewer) == ["a"]
     stays = replace(fewer, controllers=ring.controllers)  # its host has gone alone: it may be alive
     assert "at b its tree would lie at its root" in refusals(ring, stays)[0]
 
