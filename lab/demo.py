@@ -13,8 +13,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from lab.description import ROOT, Lab
 from lab.judge import Counts, Verdict
 from lab.measuring import INTERRUPTED, begin, take_output
 from lab.moves import Move, Mover, ends, mover
-from lab.probe import ProbePair, TooBusyError
+from lab.probe import ProbePair, TooBusyError, baseline, of_both_families
 from lab.state import LabOptions
 from mgmt import cli
 from mgmt.text import run_program, table
@@ -48,33 +48,39 @@ _FORWARDERS = {"native": "native", "overlapped": "xenflow"}
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One migration under traffic; `counts` by direction."""
+    """One migration under traffic.
+
+    rate_pps  each way, of both families together
+    records   each family's are in a folder of its name
+    counts    by family (4, 6) and direction
+    """
 
     move: Move
     size: int
     rate_pps: float
     records: Path
-    counts: dict[str, Counts]
+    counts: dict[tuple[int, str], Counts]
 
     def rows(self) -> list[dict[str, Any]]:
-        """As result.json has it: an object for each direction."""
+        """As result.json has it: an object for each family and direction."""
         move = self.move
         return [
             {
                 "mode": move.mode,
                 "size": self.size,
+                "family": f"IPv{version}",
                 "direction": direction,
                 **asdict(judge.rounded(counts)),
                 "outage_s": round(move.outage_s, 6),
                 "total_s": round(move.total_s, 6),
                 "move": f"{move.source} to {move.to}",
-                "rate_pps": self.rate_pps,
+                "rate_pps": self.rate_pps / len({version for version, _ in self.counts}),
                 "suspended_s": round(move.suspended_s, 6),
                 "emulated": EMULATED,
                 "began_ns": move.began_ns,
-                "records": self.records.name,
+                "records": f"{self.records.name}/ipv{version}",
             }
-            for direction, counts in self.counts.items()
+            for (version, direction), counts in self.counts.items()
         ]
 
 
@@ -132,8 +138,8 @@ class Demo:
             try:
                 before = os.times(), idle_s()
                 for size in SIZES:
-                    with ProbePair(*self.nodes, rate_pps=rate_pps, size=size) as pair:
-                        pair.baseline(BASELINE_S)
+                    with self.traffic(rate_pps, size) as pairs:
+                        baseline(pairs, BASELINE_S)
                     say(
                         f"without a move: {rate_pps:g} packets/s each way of {size} bytes for "
                         f"{BASELINE_S:g} s, nothing lost"
@@ -150,37 +156,54 @@ class Demo:
             rate_pps /= 2
             say(f"the rate is halved: {rate_pps:g} packets/s each way")
 
+    @contextmanager
+    def traffic(
+        self, rate_pps: float, size: int, folder: Path | None = None
+    ) -> Iterator[list[ProbePair]]:
+        """Both families at once, each with half of the rate."""
+        made = of_both_families(*self.nodes, rate_pps=rate_pps, size=size, directory=folder)
+        with ExitStack() as stack:
+            yield [stack.enter_context(pair) for pair in made]
+
     def migrate(self, mode: str, size: int, rate_pps: float) -> Run:
         """One migration under traffic."""
         to = self.router.other_host()
-        say(f"\n{rate_pps:g} packets/s each way of {size} bytes between {' and '.join(self.nodes)}")
+        ends = " and ".join(self.nodes)
+        say(f"\n{rate_pps:g} packets/s each way of {size} bytes between {ends}")
         say(f"$ xenflow migrate {self.router.router} {to} --mode {mode}")
         folder = self.out / f"{mode}-{size}-{self.router.host}-{to}"
         stages = self.router.plan(to, mode).stages
         progress = Progress(sys.stdout, {stage.name: stage.title for stage in stages})
-        with ProbePair(*self.nodes, rate_pps=rate_pps, size=size, directory=folder) as pair:
-            pair.start()
+        with self.traffic(rate_pps, size, folder) as pairs:
+            for pair in pairs:
+                pair.start()
             time.sleep(AROUND_S)
             move = self.router.move(to, mode, progress)
             progress.close()
             time.sleep(AROUND_S)
-            pair.stop()
+            for pair in pairs:
+                pair.stop()
         for name in ("sent", "arrivals"):
-            for path in folder.glob(f"{name}-*.bin"):
+            for path in folder.glob(f"*/{name}-*.bin"):
                 path.unlink()  # the records have both
         one, other = self.nodes
-        counts = [judge.total(c) for c in judge.read(folder, [])]
-        run = Run(
-            move,
-            size,
-            rate_pps,
-            folder,
-            {f"{one} to {other}": counts[0], f"{other} to {one}": counts[1]},
-        )
+        counts = {
+            (pair.version, direction): judge.total(found)
+            for pair in pairs
+            for direction, found in zip(
+                (f"{one} to {other}", f"{other} to {one}"),
+                judge.read(pair.directory, []),
+                strict=True,
+            )
+        }
+        run = Run(move, size, rate_pps, folder, counts)
         say(
             f"          {move.to} after {move.total_s:.3f} s, VM paused for "
             f"{move.suspended_s:.3f} s (emulated); lost "
-            + ", ".join(f"{c.lost} of {c.sent} {name}" for name, c in run.counts.items())
+            + ", ".join(
+                f"{c.lost} of {c.sent} {name} (IPv{version})"
+                for (version, name), c in run.counts.items()
+            )
         )
         return run
 
@@ -191,13 +214,16 @@ class Demo:
 
     def table(self) -> str:
         """All runs."""
-        headings = "MODE|SIZE|RATE/S|MOVE|DIRECTION|SENT|LOST|DUPL.|REORD.|LONGEST GAP|OUTAGE|TOTAL"
+        headings = (
+            "MODE|SIZE|RATE/S|MOVE|FAMILY|DIRECTION|SENT|LOST|DUPL.|REORD.|LONGEST GAP|OUTAGE|TOTAL"
+        )
         rows = [
             (
                 row["mode"],
                 str(row["size"]),
                 f"{row['rate_pps']:g}",
                 row["move"],
+                row["family"],
                 row["direction"],
                 *(str(row[n]) for n in ("sent", "lost", "duplicated", "reordered")),
                 f"{row['longest_gap_s']:.3f} s",
@@ -266,8 +292,8 @@ def demo(out: Path, options: LabOptions) -> Verdict:
     heading("Result")
     say(one.table())
     say(
-        f"\nRATE/S: packets/s each way, in each mode {RATE_PPS:g} halved until nothing\n"
-        "is lost without a move.\n"
+        f"\nRATE/S: packets/s each way of each family, in each mode {RATE_PPS:g} of both families\n"
+        "together, halved until nothing is lost without a move.\n"
         "OUTAGE: the longest time in which the router's own address did not answer.\n"
         f"{EMULATED[0].upper()}{EMULATED[1:]}: {options.pause_s:g} s, and the time\n"
         "that its interfaces take from one switch to the other."
@@ -275,7 +301,7 @@ def demo(out: Path, options: LabOptions) -> Verdict:
     path = picture.draw([r for r in one.runs if r.size == SIZES[0]], out / "migration.png")
     say(
         f"\n{_relative(out / 'result.json')}: these figures; {_relative(path)}: a picture;\n"
-        f"{_relative(out)}/MODE-SIZE-FROM-TO/: every packet's record"
+        f"{_relative(out)}/MODE-SIZE-FROM-TO/ipv4, ipv6: every packet's record"
     )
     return one.verdict()
 

@@ -65,12 +65,11 @@ def draw(runs: Sequence[Run], path: Path) -> Path:
 def _draw_run(run: Run, above: Any, below: Any) -> None:
     move = run.move
     lost: dict[float, int] = {}
-    for colour, (direction, name) in zip(
-        _COLOURS, zip(run.counts, ("there.bin", "back.bin"), strict=True), strict=True
-    ):
+    for number, (version, direction) in enumerate(run.counts):
+        file = run.records / f"ipv{version}" / ("there.bin", "back.bin")[number % 2]
         found = [
             b
-            for b in judge.bins(read_records(run.records / name), move.began_ns)
+            for b in judge.bins(read_records(file), move.began_ns)
             if -_MARGIN_S <= b.at_s <= move.total_s + _MARGIN_S
         ]
         for one in found:
@@ -79,9 +78,10 @@ def _draw_run(run: Run, above: Any, below: Any) -> None:
             [b.at_s for b in found],
             [max(b.longest_gap_s * 1000, 0.05) for b in found],
             where="post",
-            color=colour,
+            color=_COLOURS[number % 2],
             linewidth=1.2,
-            label=direction,
+            linestyle="-" if version == 4 else ":",
+            label=f"IPv{version}, {direction}",
         )
     above.bar(list(lost), list(lost.values()), width=0.02, align="edge", color=_LOST)
     total = sum(c.lost for c in run.counts.values())

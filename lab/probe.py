@@ -5,8 +5,9 @@ at once.  Every packet carries its sequence number and the time it was sent, the
 kernel's time of arrival, so a run yields not only counts but a record of each packet.  All times
 are CLOCK_MONOTONIC in nanoseconds, one clock for everything on the machine, hypervisor included.
 
-Sizes are sizes of Ethernet frames, 64 (with checksum; 18 octets of UDP payload) to 1518, but for
-1500, which as everywhere means an IP packet of 1500 octets.
+Sizes are sizes of Ethernet frames, 64 (with checksum; 18 octets of UDP payload over IPv4) to 1518,
+but for 1500, which as everywhere means an IP packet of 1500 octets.  Over IPv6 the smallest frame
+that holds what a packet carries has 82: that is what one of 64 is there.
 
 Neither side waits busily.  From 500 packets/s the sender wakes every 2 ms and sends what is due
 (10 at 5,000 packets/s), all senders at the same moments: to a switch in user space it is the waking
@@ -40,7 +41,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
-from lab.description import ROOT
+from lab.description import ROOT, Node
 from lab.judge import Counts, by_move, records, write_records
 from lab.namespace import IcmpEcho, LabError, inside
 from lab.operate import find_node
@@ -52,8 +53,8 @@ _ARRIVAL = struct.Struct("=IQQ")
 MIN_FRAME, MAX_FRAME = 64, 1518
 FULL_PACKET = 1500
 """A size that means the IP packet's."""
-OVERHEAD = 46
-"""Ethernet 14 and 4, IPv4 20, UDP 8."""
+OVERHEAD = {4: 46, 6: 66}
+"""Ethernet 14 and 4, IPv4 20 or IPv6 40, UDP 8."""
 _PORT = 7777
 _TICK_S = 0.002
 _COLLECT_S = 0.004
@@ -65,14 +66,22 @@ class TooBusyError(LabError):
     """The same traffic lost packets while nothing happened: what is measured now means nothing."""
 
 
-def payload_size(size: int) -> int:
-    """The UDP payload of a packet called `size`.
+def payload_size(size: int, version: int = 4) -> int:
+    """The UDP payload of a packet called `size`, of IPv4 or IPv6.
 
     Raises LabError outside 64 to 1518.
     """
     if not MIN_FRAME <= size <= MAX_FRAME:
         raise LabError(f"size {size}: expected {MIN_FRAME} to {MAX_FRAME}")
-    return (MAX_FRAME if size == FULL_PACKET else size) - OVERHEAD
+    payload = (MAX_FRAME if size == FULL_PACKET else size) - OVERHEAD[version]
+    return max(payload, HEADER.size)
+
+
+def _version(address: str) -> int:
+    return 6 if ":" in address else 4
+
+
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
 # --- the result ----------------------------------------------------------------------------------
@@ -147,7 +156,7 @@ def send(
     seconds.
     """
     stopping = _stop_on_signal()
-    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock = socket.socket(_FAMILIES[_version(to)], socket.SOCK_DGRAM)
     sock.bind((source, 0))
     try:
         sock.connect((to, port))
@@ -157,7 +166,7 @@ def send(
         def transmit(data: bytearray) -> int:
             return sock.sendto(data, (to, port))
 
-    packet = bytearray(payload_size(size))
+    packet = bytearray(payload_size(size, _version(to)))
     times = array("Q")
     late = 0.0
     clock, clock_ns, pack = time.monotonic, time.monotonic_ns, HEADER.pack_into
@@ -222,7 +231,7 @@ class _Collector:
     _SO_RXQ_OVFL, _SO_TIMESTAMPNS, _SO_RCVBUFFORCE = 40, 35, 33
 
     def __init__(self, address: str, port: int, run: int) -> None:
-        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket = socket.socket(_FAMILIES[_version(address)], socket.SOCK_DGRAM)
         self.socket.setblocking(False)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with suppress(OSError):
@@ -307,7 +316,7 @@ class ProbePair:
 
     `rate_pps` is that of each direction; without `realtime` (SCHED_RR, where allowed) a busy
     machine does not keep it.  `directory` keeps the records of the last run, there.bin
-    and back.bin (`read_records`).
+    and back.bin (`read_records`).  `version`: 4 or 6, of the addresses that are not named.
     """
 
     def __init__(
@@ -321,12 +330,14 @@ class ProbePair:
         realtime: bool = True,
         addresses: tuple[str, str] | None = None,
         port: int = _PORT,
+        version: int = 4,
     ) -> None:
         payload_size(size)
         nodes = find_node(one), find_node(other)
+        self.version = version if addresses is None else _version(addresses[0])
         self.nodes = (one, other)
         self._namespaces = [n.namespace for n in nodes]
-        self._addresses = addresses or tuple(n.addresses[0] for n in nodes)
+        self._addresses = addresses or tuple(_address(node, version) for node in nodes)
         self.rate_pps, self._size, self._port, self._realtime = rate_pps, size, port, realtime
         self._temporary = None if directory else tempfile.TemporaryDirectory(prefix="xf-probe-")
         self.directory = Path(directory or self._temporary.name)  # type: ignore[union-attr]
@@ -438,6 +449,33 @@ class ProbePair:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _address(node: Node, version: int) -> str:
+    found = next((each for each in node.addresses if _version(each) == version), None)
+    if found is None:
+        raise LabError(f"{node.name} has no IPv{version} address")
+    return found
+
+
+def of_both_families(
+    one: str, other: str, *, rate_pps: float, directory: Path | None = None, **more: Any
+) -> list[ProbePair]:
+    """A pair for each family that two nodes have an address of, which share the rate; what more
+    is said is said of each.  `directory`: records are in ipv4 and ipv6 there."""
+    nodes = find_node(one), find_node(other)
+    versions = [v for v in (4, 6) if all(v in map(_version, n.addresses) for n in nodes)]
+    return [
+        ProbePair(
+            one,
+            other,
+            rate_pps=rate_pps / len(versions),
+            directory=directory and directory / f"ipv{version}",
+            version=version,
+            **more,
+        )
+        for version in versions
+    ]
 
 
 def baseline(pairs: Sequence[ProbePair], seconds: float = 3.0) -> list[ProbeResult]:
@@ -554,6 +592,7 @@ def main() -> int:
             one.add_argument("--source", required=True)
         else:
             one.add_argument("nodes", nargs=2, metavar="NODE")
+            one.add_argument("-6", dest="ipv6", action="store_true", help="IPv6 (default: IPv4)")
             one.add_argument(
                 "--baseline",
                 type=float,
@@ -600,6 +639,7 @@ def _pair(args: argparse.Namespace) -> int:
         port=args.port,
         realtime=args.realtime,
         directory=args.records,
+        version=6 if args.ipv6 else 4,
     ) as pair:
         if args.baseline:
             pair.baseline(args.baseline)

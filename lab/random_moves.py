@@ -2,6 +2,7 @@
 
 Each move takes a router and another host by chance; every two machines send to each other all the
 time, so that in `conf/campus.toml` every router is passed between every two of its neighbours.
+Half of the packets are IPv6's where the machines have addresses of both families.
 First the same traffic while nothing happens: where that already loses a packet the run is invalid,
 not passed.  Then every move must end, and nothing may be lost or arrive twice.
 """
@@ -25,7 +26,7 @@ from lab.judge import Counts
 from lab.measuring import Outcome, begin, say
 from lab.moves import Move, mover
 from lab.namespace import LabError
-from lab.probe import ProbePair, TooBusyError, baseline
+from lab.probe import ProbePair, TooBusyError, baseline, of_both_families
 from lab.state import LabOptions
 from xenflow.plan.migration import Order
 
@@ -42,7 +43,7 @@ RULE = ("from", "192.0.2.254", "lookup", "100")
 class RandomMovesOptions:
     """What is asked for.
 
-    rate_pps    packets/s, each way, between every two machines
+    rate_pps    packets/s, each way, between every two machines, of both families together
     through_vm  routers whose packets pass through their VM
     """
 
@@ -106,12 +107,11 @@ def measure(lab: Lab, wanted: RandomMovesOptions, records: Path) -> RandomMovesO
     with ExitStack() as stack:
         stack.enter_context(_through_vm(lab, wanted.through_vm))
         pairs = [
-            stack.enter_context(
-                ProbePair(
-                    *nodes, rate_pps=wanted.rate_pps, port=_PORT + n, directory=records / str(n)
-                )
-            )
+            stack.enter_context(pair)
             for n, nodes in enumerate(combinations(lab.machines, 2))
+            for pair in of_both_families(
+                *nodes, rate_pps=wanted.rate_pps, port=_PORT + n, directory=records / str(n)
+            )
         ]
         say(f"{wanted.baseline_s:g} s of the same traffic without a move")
         _baseline(pairs, wanted.baseline_s)

@@ -2,7 +2,8 @@
 
 First the same traffic while nothing happens: where that already loses a packet the run is invalid,
 not passed.  Then the router moves MOVES times back and forth under the traffic.  What is lost or
-doubled is counted for each move and in sum.
+doubled is counted for each move and in sum.  Half of the packets are IPv6's where the machines have
+addresses of both families.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from lab.description import ROOT, Lab, find_file
 from lab.judge import Counts, Verdict
 from lab.measuring import Outcome, begin, say
 from lab.moves import Move, ends, mover
-from lab.probe import ProbePair, ProbeResult
+from lab.probe import ProbeResult, baseline, of_both_families
 from lab.state import LabOptions
 from lab.store_faults import without_leader
 from mgmt.text import run_program
@@ -38,7 +40,7 @@ _KILLS = (
     "controllers and who asks, in the middle of changes and of moves."
 )
 """What the script itself does."""
-_MADE = ("result.json", "there.bin", "back.bin", "sent-[01].bin", "arrivals-[01].bin")
+_MADE = ("result.json", "ipv[46]", "there.bin", "back.bin", "sent-[01].bin", "arrivals-[01].bin")
 """What a run leaves in its folder, and the next one there replaces."""
 
 
@@ -46,7 +48,7 @@ _MADE = ("result.json", "there.bin", "back.bin", "sent-[01].bin", "arrivals-[01]
 class SoakOptions:
     """What is asked for.
 
-    rate_pps   packets/s, each way
+    rate_pps   packets/s, each way, of both families together
     pause_s    how long the emulated hypervisor pauses the VM
     pipeline   of all hosts; None: as the network file says
     between_s  from the end of a move to the beginning of the next
@@ -73,22 +75,16 @@ class SoakOptions:
 
 @dataclass(frozen=True, slots=True)
 class SoakOutcome(Outcome):
-    """What was measured.  `there` and `back` are the two directions' counts, which `counts` are the
-    sums of."""
+    """What was measured.  `ways` are the counts of each family and direction, which `counts` are
+    the sums of."""
 
-    nodes: tuple[str, str]
-    baseline: tuple[ProbeResult, ProbeResult]
-    there: list[Counts]
-    back: list[Counts]
+    baseline: list[ProbeResult]
+    ways: dict[str, list[Counts]]
     neighbour_changes: dict[str, int]
 
     def directions(self) -> dict[str, Counts]:
-        """Everything that was sent, by direction."""
-        one, other = self.nodes
-        return {
-            f"{one} to {other}": judge.total(self.there),
-            f"{other} to {one}": judge.total(self.back),
-        }
+        """Everything that was sent, by family and direction."""
+        return {name: judge.total(counts) for name, counts in self.ways.items()}
 
     def verdict(self) -> Verdict:
         """Passed, or failed."""
@@ -161,15 +157,15 @@ def _network_file(wanted: SoakOptions, folder: Path) -> Path:
 def measure(lab: Lab, wanted: SoakOptions, records: Path) -> SoakOutcome:
     """The same in a lab that is up."""
     nodes = ends(lab, wanted.machines)
-    with (
-        mover(lab, wanted.router, nodes[0]) as router,
-        ProbePair(*nodes, rate_pps=wanted.rate_pps, size=wanted.size, directory=records) as pair,
-    ):
+    made = of_both_families(*nodes, rate_pps=wanted.rate_pps, size=wanted.size, directory=records)
+    with mover(lab, wanted.router, nodes[0]) as router, ExitStack() as stack:
+        pairs = [stack.enter_context(pair) for pair in made]
         if wanted.mode == Order.NATIVE.value:
             router.forward_by("native")
         say(f"{wanted.baseline_s:g} s of the same traffic without a move")
-        baseline = pair.baseline(wanted.baseline_s)
-        pair.start(_LONGEST_S)
+        before = baseline(pairs, wanted.baseline_s)
+        for pair in pairs:
+            pair.start(_LONGEST_S)
         time.sleep(1.0)
         hosts = [router.other_host(), router.host]
 
@@ -186,11 +182,17 @@ def measure(lab: Lab, wanted: SoakOptions, records: Path) -> SoakOutcome:
             move,
             records,
         )
-        pair.stop()
-    there, back = judge.read(records, moved.begins_ns())
+        for pair in pairs:
+            pair.stop()
+    one, other = nodes
+    ways = {}
+    for pair in pairs:
+        there, back = judge.read(pair.directory, moved.begins_ns())
+        ways[f"{one} to {other}, IPv{pair.version}"] = there
+        ways[f"{other} to {one}, IPv{pair.version}"] = back
     changes = operate.status()["neighbour_changes"]
-    counts = [t + b for t, b in zip(there, back, strict=True)]
-    return SoakOutcome(wanted, moved, counts, nodes, baseline, there, back, changes)
+    counts = [judge.total(of_move) for of_move in zip(*ways.values(), strict=True)]
+    return SoakOutcome(wanted, moved, counts, before, ways, changes)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

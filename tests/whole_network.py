@@ -31,6 +31,7 @@ from xenflow.openflow.parse import PacketIn
 from xenflow.routes import messages as m
 from xenflow.routes.messages import NextHopType, Op, Section, SectionKind
 from xenflow.routes.router_state import RouterState
+from xenflow.store.filling import listed
 from xenflow.store.network_file import load_with_lab
 from xenflow.switch.kind import kind_of
 from xenflow.tables import cookies, layout, simulate
@@ -88,6 +89,11 @@ def load(name: str) -> PlannedNetwork:
     return plan(network, lab)
 
 
+def ipv4_of(said: str | list[str]) -> IPv4Interface:
+    """The IPv4 address of what a file says of an interface."""
+    return next(IPv4Interface(text) for text in listed(said) if ":" not in text)
+
+
 def plan(network: Network, lab: Mapping[str, Any]) -> PlannedNetwork:
     """The addresses in a `[lab]` table, and shortest-path routes over them."""
     link_of = {a.end: link.name for link in network.links.values() for a in link.access}
@@ -99,11 +105,11 @@ def plan(network: Network, lab: Mapping[str, Any]) -> PlannedNetwork:
             end,
             link_of[end],
             mac_number(what["mac"]),
-            IPv4Interface(what["address"]),
-            int(IPv4Interface(what["stub"]).ip),
+            ipv4_of(what["address"]),
+            int(ipv4_of(what["stub"]).ip),
         )
     addresses = {
-        router: {i: IPv4Interface(text) for i, text in what["addresses"].items()}
+        router: {i: ipv4_of(said) for i, said in what["addresses"].items()}
         for router, what in lab["routers"].items()
     }
     made = PlannedNetwork(network, machines, addresses, {})

@@ -11,6 +11,8 @@ address, at an access port of another host.
 
 from __future__ import annotations
 
+import re
+
 from lab.description import find_file
 
 CAMPUS = find_file("campus").read_text()
@@ -69,6 +71,11 @@ addresses = { eth0 = "10.0.8.16/24", eth1 = "10.0.9.16/24" }
 [lab.routers.r7]
 addresses = { eth0 = "10.0.9.17/24" }
 """
+
+
+def ipv4_alone(text: str) -> str:
+    """A network file without what it says of IPv6."""
+    return re.sub(r'\["([^":]+)", "[^"]*:[^"]*"\]', r'"\1"', text)
 
 
 def changed(text: str, *changes: tuple[str, str]) -> str:

@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 
 from lab import made, operate, routing, switch
-from lab.description import ROOT, Lab, check, find_file, load_lab
+from lab.description import Lab, check, find_file, load_lab, parse_lab
 from lab.namespace import LabError
 from lab.operate import ends_of
 from lab.steps import refusals, steps
 from mgmt.hypervisor.vm import addresses_of
+from tests.lab.grown import ipv4_alone
 from xenflow.model.network import NetworkError
 
-PAPER = (ROOT / "conf" / "paper.toml").read_text()
+PAPER, CLASS = (ipv4_alone(find_file(name).read_text()) for name in ("paper", "class"))
 
 
 def write(tmp_path: Path, old: str, new: str) -> Path:
@@ -130,7 +131,7 @@ def test_unnumbered_links(tmp_path: Path) -> None:
 
 def test_an_unnumbered_link_has_two_ends(tmp_path: Path) -> None:
     path = tmp_path / "path.toml"
-    text = find_file("path").read_text()
+    text = ipv4_alone(find_file("path").read_text())
     text = text.replace('{ name = "eth0", link = "middle"', '{ name = "eth0", link = "left"')
     path.write_text(text.replace('address = "10.0.1.2/24"', 'address = "10.0.1.2/32"'))
     with pytest.raises(NetworkError, match="link left has not two ends"):
@@ -199,7 +200,7 @@ def test_a_switch_whose_daemon_is_dead_is_not_called_connected(
 
 def test_mistakes_of_the_network_and_of_the_lab_are_told_together() -> None:
     """And none that only follows from another."""
-    text = find_file("class").read_text()
+    text = CLASS
     for old, new in (
         ('["left", "one-two"]', '["lefd", "one-two"]'),
         ('s2 = "plain"', 's2 = "plane"'),
@@ -231,16 +232,14 @@ def test_mistakes_of_the_network_and_of_the_lab_are_told_together() -> None:
 @pytest.mark.parametrize("place", ['access = "s9"', 'access = "s1", link = "lefd"'])
 def test_all_mistakes_of_one_machine_are_told(place: str) -> None:
     wrong = 'address = "x", stub = "y", mac = "z", config = "/none"'
-    text = (
-        find_file("class").read_text().replace('access = "s1", link = "left"', f"{place}, {wrong}")
-    )
+    text = CLASS.replace('access = "s1", link = "left"', f"{place}, {wrong}")
     found = [line.split(": ")[1] for line in told(text)]
     keys = [f"lab.machines.m1.{key}" for key in ("config", "stub", "mac", "address")]
     assert [key for key in found if key in keys] == keys and len(found) == 5
 
 
 def test_what_is_no_table_is_shown() -> None:
-    text = find_file("class").read_text().replace("[lab.machines]", "[lab.machines]\nm9 = 5")
+    text = CLASS.replace("[lab.machines]", "[lab.machines]\nm9 = 5")
     assert told(text + "[lab.routers]\nr1 = { addresses = 6 }\n") == [
         "f:36: lab.machines.m9: found 5, expected a table",
         'f:40: lab.routers.r1.addresses: found 6, expected { interface = "address/length", ... }',
@@ -248,7 +247,7 @@ def test_what_is_no_table_is_shown() -> None:
 
 
 def grown(*lines: str, m1: str = "") -> str:
-    text = find_file("class").read_text().replace('link = "left" }', f'link = "left"{m1} }}')
+    text = CLASS.replace('link = "left" }', f'link = "left"{m1} }}')
     return "\n".join((text, "[lab.routers]", *lines))
 
 
@@ -261,7 +260,7 @@ def test_a_machine_with_a_gateway_speaks_no_routing_protocol(gateway: str) -> No
     assert [m[0] for m in lab.speaking("left")] == ["r1"]
     way = [str(step) for step in steps(None, lab, controllers=True)]
     assert "m1: the default route leads by 10.0.1.1" in way
-    plain = load_lab(find_file("class"))
+    plain = parse_lab(CLASS, "f")
     (refused,) = refusals(plain, lab, {})
     assert refused.startswith("lab.machines.m1: gateway: it cannot come or go")
 
@@ -320,7 +319,7 @@ def told(text: str) -> list[str]:
 
 
 def test_what_does_not_fit_together_in_a_lab() -> None:
-    text = find_file("class").read_text()
+    text = CLASS
     for old, new in (
         ('left = "10.0.1.0/24"', 'left = "10.0.1.0/31"'),
         ('two-three = "10.0.3.0/31"', 'two-three = "10.254.0.0/16"'),
@@ -344,11 +343,8 @@ def test_what_does_not_fit_together_in_a_lab() -> None:
 
 # --- both families -------------------------------------------------------------------------------
 
-DUAL = (
-    find_file("class")
-    .read_text()
-    .replace('"10.0.1.0/24"', '["10.0.1.0/24", "2001:db8:1::/64"]')
-    .replace('"10.0.2.0/31"', '["10.0.2.0/31", "2001:db8:2::/127"]')
+DUAL = CLASS.replace('"10.0.1.0/24"', '["10.0.1.0/24", "2001:db8:1::/64"]').replace(
+    '"10.0.2.0/31"', '["10.0.2.0/31", "2001:db8:2::/127"]'
 )
 
 

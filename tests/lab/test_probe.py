@@ -56,6 +56,10 @@ def test_sizes() -> None:
     assert probe.payload_size(64) == 18
     assert probe.payload_size(1500) == probe.payload_size(1518) == 1472
     assert probe.payload_size(64) >= probe.HEADER.size
+    # over IPv6 a frame of 64 has no room for what is counted
+    assert probe.payload_size(64, 6) == probe.HEADER.size
+    assert probe.payload_size(82, 6) == probe.HEADER.size < probe.payload_size(83, 6)
+    assert probe.payload_size(1500, 6) == 1452
     with pytest.raises(LabError, match="expected 64 to 1518"):
         probe.payload_size(9000)
 

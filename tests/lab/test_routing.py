@@ -22,8 +22,10 @@ from lab.routing import (
     parse_changes,
     speakers,
 )
-from tests.lab.grown import CAMPUS, GROWN, changed
+from tests.lab import grown
+from tests.lab.grown import changed, ipv4_alone
 
+CAMPUS, GROWN = ipv4_alone(grown.CAMPUS), ipv4_alone(grown.GROWN)
 BEFORE, AFTER = parse_lab(CAMPUS, "campus.toml"), parse_lab(GROWN, "grown.toml")
 R3, R3_GROWN = (next(s for s in speakers(lab) if s.node == "r3") for lab in (BEFORE, AFTER))
 

@@ -9,8 +9,10 @@ import pytest
 from lab.description import Lab, find_file, load_lab, parse_lab
 from lab.steps import Do, Step, refusals, steps
 from mgmt.hypervisor.vm import RouterVm
-from tests.lab.grown import CAMPUS, GROWN, changed
+from tests.lab import grown
+from tests.lab.grown import changed, ipv4_alone
 
+CAMPUS, GROWN = ipv4_alone(grown.CAMPUS), ipv4_alone(grown.GROWN)
 BEFORE, AFTER = parse_lab(CAMPUS, "campus.toml"), parse_lab(GROWN, "grown.toml")
 TAKING = (Do.UNPLUG, *(do for do in Do if do.name.startswith("NO_")))
 
@@ -24,7 +26,8 @@ def homes(lab: Lab) -> dict[str, str]:
 
 
 def test_up_is_the_way_from_nothing() -> None:
-    assert told(None, load_lab(find_file("paper"))) == [
+    paper = parse_lab(ipv4_alone(find_file("paper").read_text()), "paper.toml")
+    assert told(None, paper) == [
         *(f"make node {name}" for name in ("lab", "gen", "recv", "host-a", "host-b")),
         *(f"make node {name}" for name in ("gen-sw", "recv-sw", "vr1", "edge")),
         *(f"lay cable {name}" for name in ("gen-a", "gen-b", "recv-a", "recv-b")),
