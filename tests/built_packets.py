@@ -5,13 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-from xenflow.openflow.packet import checksum
-
-
-def ipv6(src: int, dst: int, proto: int, payload: bytes = b"", *, hops: int = 64) -> bytes:
-    """An IPv6 packet (RFC 8200) without extension headers of its own."""
-    head = struct.pack("!IHBB", 6 << 28, len(payload), proto, hops)
-    return head + src.to_bytes(16, "big") + dst.to_bytes(16, "big") + payload
+from xenflow.openflow.packet import ETH_IPV6, checksum, ethernet, icmpv6, ipv6
 
 
 def ospf_hello(router_id: int, interval_s: int, neighbours: Sequence[int] = ()) -> bytes:
@@ -22,3 +16,22 @@ def ospf_hello(router_id: int, interval_s: int, neighbours: Sequence[int] = ()) 
     head = (2, 1, 24 + len(body), router_id, 0)
     total = checksum(struct.pack("!BBHIIHH", *head, 0, 0) + body)
     return struct.pack("!BBHIIHH8x", *head, total, 0) + body
+
+
+def source_address(mac: int) -> bytes:
+    """The option by which an asker says its MAC address (RFC 4861, section 4.6.1)."""
+    return b"\1\1" + mac.to_bytes(6, "big")
+
+
+def solicitation(
+    mac: int, sender: int, target: int, to: int = 0, options: bytes | None = None, hops: int = 255
+) -> bytes:
+    """A neighbour solicitation (RFC 4861, section 4.3) from `mac`, in a frame: for the MAC address
+    `to`, or for those who may have the address.  `options`: those it has, the asker's MAC address
+    where not given."""
+    group = 0xFF02 << 112 | 0x1FF << 24 | target & 0xFFFFFF
+    dst = target if to else group
+    told = source_address(mac) if options is None else options
+    message = icmpv6(sender, dst, 135, 0, bytes(4) + target.to_bytes(16, "big") + told)
+    packet = ipv6(sender, dst, 58, message, hops=hops)
+    return ethernet(to or 0x3333FF000000 | target & 0xFFFFFF, mac, ETH_IPV6, packet)

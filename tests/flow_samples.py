@@ -12,6 +12,8 @@ from xenflow.openflow.flow import Action, Actions, Flow, Match
 MAC = (0x00163E000001, 0x00163E000002, pk.BROADCAST, 0x01005E000005)
 IP = (0x0A000001, 0x0A000102, 0xC0A80101, 0xE0000005)
 IP6 = (0xFE80 << 112 | 1, 0x20010DB8 << 96 | 2)
+NONCE = b"\x0e\1nonce!"
+"""RFC 3971, section 5.3.2."""
 
 
 def frames() -> list[bytes]:
@@ -43,10 +45,10 @@ def frames() -> list[bytes]:
     made.append(pk.ethernet(pk.BROADCAST, MAC[0], pk.ETH_ARP, pk.arp(1, MAC[0], a, 0, b)))
     made.append(pk.ethernet(MAC[1], MAC[0], pk.ETH_ARP, pk.arp(2, MAC[0], a, MAC[1], b)))
     made.append(pk.ethernet(MAC[1], MAC[0], pk.ETH_ARP, pk.arp(2, MAC[0], a, MAC[1], b)[:20]))
-    made.append(pk.ethernet(MAC[1], MAC[0], pk.ETH_IPV6, built.ipv6(*IP6, 17, udp)))
-    made.append(
-        pk.ethernet(MAC[1], MAC[0], pk.ETH_IPV6, built.ipv6(*IP6, 58, bytes((135, 0)) * 12))
-    )
+    made.append(pk.ethernet(MAC[1], MAC[0], pk.ETH_IPV6, pk.ipv6(*IP6, 17, udp)))
+    made.append(pk.ethernet(MAC[1], MAC[0], pk.ETH_IPV6, pk.ipv6(*IP6, 58, bytes((135, 0)) * 12)))
+    made.append(built.solicitation(MAC[0], *IP6))
+    made.append(built.solicitation(MAC[0], *IP6, MAC[1], NONCE + built.source_address(MAC[0])))
     made.append(pk.ethernet(MAC[1], MAC[0], 0x88CC, b"lldp"))
     made.append(pk.ethernet(MAC[1], MAC[0], 12, b"\x42\x42\x03" + bytes(9)))
     made.append(pk.ethernet(MAC[1], MAC[0], 70, b"\xaa\xaa\x03\0\0\0\x08\0" + ip[0]))
@@ -77,6 +79,8 @@ def some_match(random: Random, frame: bytes, in_port: int) -> Match:
             whole = not seen["nw_frag"] & 2
             if whole and seen["nw_proto"] in fl.TRANSPORT and random.random() < 0.6:
                 names += [n for n in ("tp_src", "tp_dst") if random.random() < 0.6]
+                if seen["nd_sll"] and {"tp_src", "tp_dst"} <= {*names}:
+                    names += [n for n in ("nd_target", "nd_sll") if random.random() < 0.6]
     entries = []
     for name in names:
         spec = fl.FIELD[name]
@@ -132,6 +136,9 @@ def some_actions(random: Random, what: Match, tables: range, n_ports: int = 6) -
             if exact.get("nw_proto") in (6, 17) and not later and random.random() < 0.5:
                 name = "tcp_dst" if exact["nw_proto"] == 6 else "udp_dst"
                 made.append(fl.load(name, random.choice((0, 77))))
+        elif exact.get("nd_sll"):  # without it there may be no option whose type is changed
+            made += [fl.load("nd_options_type", 2), fl.load("nd_reserved", 7 << 29)]
+            made.append(fl.load("icmpv6_type", 136))
         elif exact.get("arp_op"):  # without it a truncated frame crashes Open vSwitch 3.1
             made += [fl.load("arp_op", 2), fl.move("arp_sha", "arp_tha"), fl.load("arp_sha", 9)]
             made.append(fl.move("arp_spa", "arp_tpa"))

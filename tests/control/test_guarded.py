@@ -26,7 +26,7 @@ class AuditedHost(PlayedHost):
         audit = self.switch.audit
         steps = audit._look(100.0)
         keys = {flow.key for flow in again}
-        tables = [table for table in range(layout.VM + 1) if table != layout.ROUTES]
+        tables = [table for table in range(len(layout.TABLES)) if table != layout.ROUTES]
         asked: list[int] = []
         real = self.switch.reader.table_request
 

@@ -12,7 +12,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from itertools import pairwise
 
@@ -153,17 +153,48 @@ def test_a_router_whose_packets_pass_through_its_vm(paper: Lab) -> None:
     settle(lambda: not router_row("host-a", "vr1")["slow"], "the switch forwards")
 
 
-def test_router_answers_arp_while_it_is_suspended(paper: Lab) -> None:
-    def entry() -> str:
-        return operate.run("gen", ["ip", "neigh", "show", "10.0.1.1"]).stdout.lower()
+@contextmanager
+def speaks_ipv6(name: str, address: str) -> Iterator[None]:
+    """With this address on eth0, the only one where the link-local one is not asked for."""
 
+    def sysctl(*settings: str) -> None:
+        operate.run(name, ["sysctl", "-qw", *(f"net.ipv6.conf.eth0.{each}" for each in settings)])
+
+    sysctl("disable_ipv6=0", "accept_ra=0", "accept_dad=0", "forwarding=1")
+    operate.run(name, ["ip", "addr", "add", f"{address}/64", "dev", "eth0"])
+    try:
+        yield
+    finally:
+        sysctl("forwarding=0", "disable_ipv6=1")
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_router_says_its_mac_address_while_it_is_suspended(paper: Lab, family: int) -> None:
+    address = {4: "10.0.1.1", 6: "2001:db8:1::1"}[family]
+
+    def entry() -> str:
+        return operate.run("gen", ["ip", "neigh", "show", address]).stdout.lower()
+
+    with ExitStack() as stack:
+        if family == 6:
+            stack.enter_context(speaks_ipv6("vr1", address))
+            stack.enter_context(speaks_ipv6("gen", "2001:db8:1::2"))
+        asked_while_it_is_suspended(paper, address, entry)
+
+
+def asked_while_it_is_suspended(paper: Lab, address: str, entry: Callable[[], str]) -> None:
     with hypervisor(paper) as xen, LiveTraffic() as traffic:
         xen.set(pause_s=600)
         with RunningCommand("migrate", "vr1", "host-b") as move:
             settle(lambda: xen.domains()[0]["state"] == "suspended", "vr1 is suspended")
-            operate.run("gen", ["ip", "neigh", "flush", "to", "10.0.1.1"])
+            answers = f"{'nd_target' if ':' in address else 'arp_tpa'}={address}"
+            settle(
+                lambda: any(answers in each for each in flows(paper, "host-a")["host-a"]), answers
+            )
+            operate.run("gen", ["ip", "neigh", "flush", "to", address])
+            operate.run("gen", ["ping", "-c1", "-W1", address], check=False)
             settle(lambda: "02:00:00:01:01:01" in entry(), "gen has vr1's MAC address again")
-            known = ["10.0.1.1", "lladdr", "02:00:00:01:01:01", "dev", "eth0"]
+            known = [address, "lladdr", "02:00:00:01:01:01", "dev", "eth0"]
             operate.run("gen", ["ip", "neigh", "replace", *known, "nud", "probe"])
             settle(lambda: "reachable" in entry(), "what gen asks vr1 alone is answered")
             assert xen.domains()[0]["state"] == "suspended"

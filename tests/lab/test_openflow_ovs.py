@@ -92,6 +92,7 @@ EVERY_ACTION = (
     fl.load("tcp_dst", 80),
     fl.resubmit(254),
 )
+SOLICITED = {"dl_type": fl.IPV6, "nw_proto": 58, "tp_src": 135, "tp_dst": 0}
 BY_HAND = [
     Flow(0, 0x8000, (), ()),
     Flow(1, 1, match(in_port=fl.LOCAL, vlan_tci=0), (), 0xFFFFFFFFFFFFFFFF, 5, 6),
@@ -108,6 +109,19 @@ BY_HAND = [
     Flow(2, 12, match(dl_type=0x0800, nw_frag=(1, 1), nw_tos=0xB8, nw_ttl=1, nw_proto=89), ()),
     Flow(2, 13, match(dl_type=0x88CC, reg0=1, reg5=(0x10, 0xF0), reg7=0xFFFFFFFF), ()),
     Flow(2, 14, match(dl_type=0x0806, arp_sha=1, arp_tha=(2, 6), arp_spa=3), ()),
+    Flow(
+        2,
+        15,
+        match(**SOLICITED, nd_target=(1 << 96, -1 << 96 & (1 << 128) - 1), nd_sll=(2, 6)),
+        (
+            *fl.load_address6("ipv6_src", 0xFE80 << 112 | 1),
+            fl.move("ipv6_src", "ipv6_dst"),
+            fl.load("nd_options_type", 2),
+            fl.load("nd_reserved", 0xE0000000),
+            fl.load("icmpv6_type", 136),
+        ),
+    ),
+    Flow(2, 16, match(**SOLICITED | {"tp_src": 136}, nd_tll=5), (fl.move("dl_src", "nd_tll"),)),
 ]
 
 
@@ -488,6 +502,30 @@ SETTINGS: dict[str, list[Flow]] = {
                 fl.output(fl.IN_PORT),
             ),
         )
+    ],
+    "a router's answer to a neighbour solicitation": [
+        Flow(
+            0,
+            1,
+            match(**SOLICITED, nd_target=samples.IP6[1]),
+            (
+                fl.move("ipv6_src", "ipv6_dst"),
+                *fl.load_address6("ipv6_src", samples.IP6[1]),
+                fl.set_dl_src(0x0A),
+                fl.load("nd_options_type", 2),
+                fl.load("nd_reserved", 0xE0000000),
+                fl.load("icmpv6_type", 136),
+                fl.output(2),
+                fl.resubmit(9),
+            ),
+        ),
+        Flow(0, 2, match(**SOLICITED, nd_sll=0), (fl.output(4),)),
+        Flow(
+            9,
+            1,
+            match(**SOLICITED | {"tp_src": 136}),
+            (fl.move("dl_src", "nd_tll"), fl.output(3)),
+        ),
     ],
     "fields not there": [
         Flow(

@@ -382,6 +382,13 @@ MATCHES = [
         match(dl_type=fl.IPV6, ipv6_dst=(0xFE80 << 112, 0xFFC0 << 112)),
         octets("00000602 86dd 00012920 fe80 14* ffc0 14*"),
     ),
+    (
+        match(dl_type=fl.IPV6, nw_proto=58, tp_src=135, tp_dst=0, nd_target=1, nd_sll=2),
+        octets(
+            "00000602 86dd 00000c01 3a 00012a01 87 00012c01 00",
+            "00012e10 15* 01 00013006 5* 02",
+        ),
+    ),
     (match(reg1=1, reg6=(1, 1)), octets("00010204 00000001 00010d08 00000001 00000001")),
 ]
 ACTIONS = [
@@ -397,6 +404,9 @@ ACTIONS = [
     (fl.set_queue(3), octets("ffff 0010 00002320 0004 2* 00000003")),
     (fl.resubmit(7), octets("ffff 0010 00002320 000e fff8 07 3*")),
     (fl.load("reg3", 5), octets("ffff 0018 00002320 0007 001f 00010604 0000000000000005")),
+    (fl.load("nd_reserved", 5), octets("ffff 0018 00002320 0007 001f 10000204 7* 05")),
+    (fl.load("nd_options_type", 2), octets("ffff 0018 00002320 0007 0007 10000401 7* 02")),
+    (fl.move("dl_src", "nd_tll"), octets("ffff 0018 00002320 0006 0030 4* 00000406 00013206")),
     (fl.load_bits("reg4", 3, 1, 1), octets("ffff 0018 00002320 0007 00c0 00010804 7* 01")),
     (fl.move("reg3", "reg2"), octets("ffff 0018 00002320 0006 0020 0000 0000 00010604 00010404")),
     (

@@ -39,6 +39,10 @@ def test_arp_addresses_have_one_name() -> None:
         ({"arp_op": 1, "dl_type": 0x0800}, "arp_op: needs dl_type 0x0806"),
         ({"nw_ttl": 1, "dl_type": 0x0806}, "nw_ttl: needs"),
         ({"ipv6_dst": 1, "dl_type": 0x0800}, "ipv6_dst: needs dl_type 0x86dd"),
+        (
+            {"dl_type": 0x86DD, "nw_proto": 58, "tp_src": 136, "tp_dst": 0, "nd_sll": 1},
+            "nd_sll: needs nw_proto 58, tp_src 135 and tp_dst 0",
+        ),
         ({"tp_dst": 1, "dl_type": 0x0800}, "tp_dst: needs nw_proto"),
         ({"tp_dst": 1, "dl_type": 0x0800, "nw_proto": 89}, "tp_dst: needs nw_proto"),
         ({"tp_dst": 1, "dl_type": 0x0800, "nw_proto": 58}, "tp_dst: needs nw_proto"),

@@ -63,11 +63,26 @@ def test_icmp_arp_and_ipv6() -> None:
     assert (ping.tp_src, ping.tp_dst) == (3, 1)
     asks = pk.parse(pk.ethernet(pk.BROADCAST, 1, 0x806, pk.arp(1, 1, A, 0, B)))
     assert (asks.arp_op, asks.arp_sha, asks.arp_spa, asks.arp_tpa) == (1, 1, A, B)
-    six = pk.parse(pk.ethernet(2, 1, 0x86DD, built.ipv6(5, 6, 17, pk.udp(A, B, 1, 2), hops=3)))
+    six = pk.parse(pk.ethernet(2, 1, 0x86DD, pk.ipv6(5, 6, 17, pk.udp(A, B, 1, 2), hops=3)))
     assert (six.ipv6_src, six.ipv6_dst, six.nw_ttl, six.tp_dst) == (5, 6, 3, 2)
     later = bytes((17, 0, 1, 0, 0, 0, 0, 1)) + bytes(8)
-    six = pk.parse(pk.ethernet(2, 1, 0x86DD, built.ipv6(5, 6, 44, later)))
+    six = pk.parse(pk.ethernet(2, 1, 0x86DD, pk.ipv6(5, 6, 44, later)))
     assert (six.nw_proto, six.nw_frag) == (44, 3)
+
+
+def test_neighbour_discovery() -> None:
+    frame = built.solicitation(7, 5, 6, options=b"\x0e\1nonce!" + built.source_address(7))
+    asks = pk.parse(frame)
+    assert (asks.tp_src, asks.nd_target, asks.nd_sll, asks.nd_tll) == (135, 6, 7, 0)
+    assert (asks.nd_reserved, asks.nd_options_type) == (0, 1)
+    answer = pk.icmpv6(5, 6, 136, 0, b"\xe0" + bytes(18) + b"\6\2\1" + bytes(5) + b"\x08")
+    told = pk.parse(pk.ethernet(2, 1, 0x86DD, pk.ipv6(5, 6, 58, answer)))
+    assert (told.tp_src, told.nd_target, told.nd_sll, told.nd_tll) == (136, 6, 0, 8)
+    assert (told.nd_reserved, told.nd_options_type) == (0xE0000000, 2)
+    twice = pk.parse(built.solicitation(7, 5, 6, options=built.source_address(7) * 2))
+    assert (twice.nd_target, twice.nd_sll) == (0, 0)
+    none = pk.parse(built.solicitation(7, 5, 6, options=b"\1\0" + bytes(6)))
+    assert (none.nd_target, none.nd_sll) == (6, 0)
 
 
 def test_hello() -> None:
@@ -83,7 +98,7 @@ def test_hello() -> None:
         ip = pk.ipv4(A, 0xE0000005, 89, octets)
         assert pk.hello(pk.ethernet(0x01005E000005, 1, 0x800, ip)) == found
     v3 = bytes((3, 1, 0, 36)) + bytes(12) + bytes((0, 0, 0, 1, 1, 0, 0, 0, 0, 5, 0, 20)) + bytes(8)
-    assert pk.hello(pk.ethernet(1, 2, 0x86DD, built.ipv6(1, 2, 89, v3))) == (5, 0)
+    assert pk.hello(pk.ethernet(1, 2, 0x86DD, pk.ipv6(1, 2, 89, v3))) == (5, 0)
     others = [pk.hello(frame) for frame in samples.frames()]
     assert [found for found in others if found is not None] == [(10, 0)]
 

@@ -115,6 +115,9 @@ _SPECS = (
     *(_field(f"reg{i}", 32, 1, i, f"NXM_NX_REG{i}", True) for i in range(8)),
     _field("ipv6_src", 128, 1, 19, "NXM_NX_IPV6_SRC", True),
     _field("ipv6_dst", 128, 1, 20, "NXM_NX_IPV6_DST", True),
+    _field("nd_target", 128, 1, 23, "NXM_NX_ND_TARGET", True),
+    _field("nd_sll", 48, 1, 24, "NXM_NX_ND_SLL", True),
+    _field("nd_tll", 48, 1, 25, "NXM_NX_ND_TLL", True),
 )
 FIELDS: tuple[str, ...] = tuple(spec.name for spec in _SPECS)
 FIELD: dict[str, Field] = {spec.name: spec for spec in _SPECS}
@@ -129,7 +132,15 @@ _TRANSPORT = (
     _field("icmpv6_type", 8, 1, 21, "NXM_NX_ICMPV6_TYPE"),
     _field("icmpv6_code", 8, 1, 22, "NXM_NX_ICMPV6_CODE"),
 )
-ACTION_FIELD: dict[str, Field] = {spec.name: spec for spec in _SPECS + _TRANSPORT if spec.nxm_name}
+_ND_EXTENSIONS = (
+    _field("nd_reserved", 32, 0x1000, 1, "ERICOXM_OF_ICMPV6_ND_RESERVED"),
+    _field("nd_options_type", 8, 0x1000, 2, "ERICOXM_OF_ICMPV6_ND_OPTIONS_TYPE"),
+)
+"""Of neighbour discovery, to be written only: a switch that forwards in the kernel cannot match
+them.  The options' type is that of the first one."""
+ACTION_FIELD: dict[str, Field] = {
+    spec.name: spec for spec in _SPECS + _TRANSPORT + _ND_EXTENSIONS if spec.nxm_name
+}
 """What load, move and output_reg may name: tp_src and tp_dst only by their protocol's name."""
 
 TP = ("tp_src", "tp_dst")
@@ -151,6 +162,15 @@ _LAYERS: tuple[tuple[tuple[str, ...], tuple[int, ...], str], ...] = (
     (("nw_proto", "nw_tos", "nw_ttl", "nw_frag"), _IP_TYPES, "dl_type 0x0800 or 0x86dd"),
     (TP, _IP_TYPES, "nw_proto 1, 6, 17 or 58 and its dl_type"),
 )
+SOLICITATION, ADVERTISEMENT = 135, 136
+ND_TYPES = {
+    "nd_target": (SOLICITATION, ADVERTISEMENT),
+    "nd_sll": (SOLICITATION,),
+    "nd_tll": (ADVERTISEMENT,),
+    **dict.fromkeys(("nd_reserved", "nd_options_type"), (SOLICITATION, ADVERTISEMENT)),
+}
+"""Fields of neighbour discovery, and the ICMPv6 types (their code is 0) that have them (RFC 4861,
+sections 4.3 and 4.4)."""
 NEEDS = {name: (types, words) for names, types, words in _LAYERS for name in names}
 """The dl_type that a frame has which has this field, and what a match needs for it, in words."""
 
@@ -261,6 +281,11 @@ def _check_layers(got: dict[str, tuple[str, int, int | None]]) -> None:
             if mask & 0xFF != 0xFF:
                 raise FlowError(f"{name}: {pair[i].name} takes no mask")
             got[name] = (name, value, None)
+    for name, types in ND_TYPES.items():
+        kind, code = (got.get(tp, (tp, -1, None)) for tp in TP)
+        if name in got and (proto != ICMPV6 or kind[1] not in types or code[1] != 0):
+            needed = " or ".join(map(str, types))
+            raise FlowError(f"{name}: needs nw_proto 58, tp_src {needed} and tp_dst 0")
 
 
 # --------------------------------------------------------------------------------------------
@@ -317,6 +342,11 @@ def resubmit(table: int) -> Action:
     if not 0 <= table <= MAX_TABLE:
         raise FlowError(f"resubmit: no table {table}")
     return ("resubmit", table)
+
+
+def load_address6(name: str, address: int) -> tuple[Action, Action]:
+    """Write an IPv6 address into the field `name`, which takes two actions."""
+    return load_bits(name, 64, 64, address >> 64), load_bits(name, 0, 64, address & (1 << 64) - 1)
 
 
 def load(name: str, value: int) -> Action:
@@ -581,6 +611,9 @@ _TEXT = (
     ("nw_frag", _hex),
     ("tp_src", _decimal),
     ("tp_dst", _decimal),
+    ("nd_target", _ip6),
+    ("nd_sll", _mac),
+    ("nd_tll", _mac),
 )
 
 

@@ -11,6 +11,7 @@ The builders raise PacketError on arguments that do not fit their headers.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 ETH_VLAN = 0x8100
@@ -45,7 +46,9 @@ class Packet(NamedTuple):
     `tp_src` and `tp_dst` are ports, or of ICMP type and code.  A first fragment has them, but a
     switch matches every fragment as if they were 0 (its actions do see them).  `l3`, `l4`, `end`
     are offsets into the frame: network header, transport header (0 where there is none, as in a
-    later fragment), and the end of the IP packet (padding follows).
+    later fragment), and the end of the IP packet (padding follows).  Of a neighbour solicitation
+    or advertisement (RFC 4861, 4.3 and 4.4) `nd_sll` and `nd_tll` are its link-layer options,
+    `nd_options_type` the type of the first of them, `nd_reserved` its second word.
     """
 
     dl_dst: int = 0
@@ -67,6 +70,11 @@ class Packet(NamedTuple):
     arp_tha: int = 0
     ipv6_src: int = 0
     ipv6_dst: int = 0
+    nd_target: int = 0
+    nd_sll: int = 0
+    nd_tll: int = 0
+    nd_reserved: int = 0
+    nd_options_type: int = 0
     l3: int = 0
     l4: int = 0
     end: int = 0
@@ -76,7 +84,7 @@ _new = tuple.__new__
 _ETHERNET = struct.Struct("!HIHIH")
 _IPV4 = struct.Struct("!BBHHHBBHII")
 _ETH_IPV4_PORTS = struct.Struct("!QIHBBHHHBBHIIHH")
-_NO_ARP_NO_IPV6 = (0,) * 7
+_NO_ARP_NO_IPV6 = (0,) * 12
 _ARP = struct.Struct("!HHBBHHIIHII")
 _IPV6 = struct.Struct("!IHBB16s16s")
 _PORTS = struct.Struct("!HH")
@@ -157,9 +165,44 @@ def _parse_transport(frame: bytes, packet: Packet, at: int) -> Packet:
     if (proto == 1) != (packet.dl_type == ETH_IPV4) and proto in (1, 58):
         return packet
     if proto in (1, 58):
-        return packet._replace(tp_src=frame[at], tp_dst=frame[at + 1], l4=at)
+        packet = packet._replace(tp_src=frame[at], tp_dst=frame[at + 1], l4=at)
+        return _parse_nd(frame, packet) if (proto, frame[at + 1]) == (58, 0) else packet
     src, dst = _PORTS.unpack_from(frame, at)
     return packet._replace(tp_src=src, tp_dst=dst, l4=at)
+
+
+ND_HEADER = 24
+"""From an ICMPv6 header to the options of a solicitation or advertisement."""
+_LINK_LAYER = {1: "nd_sll", 2: "nd_tll"}
+
+
+def link_layer_options(frame: bytes | bytearray, packet: Packet) -> Iterator[tuple[str, int]]:
+    """(field, where the address is) of each link-layer option in a message of neighbour discovery
+    (RFC 4861, section 4.6.1)."""
+    at = packet.l4 + ND_HEADER
+    while at + 8 <= packet.end:
+        size = frame[at + 1] * 8
+        if not 0 < size <= packet.end - at:
+            return
+        if size == 8 and frame[at] in _LINK_LAYER:
+            yield _LINK_LAYER[frame[at]], at + 2
+        at += size
+
+
+def _parse_nd(frame: bytes, packet: Packet) -> Packet:
+    at = packet.l4
+    if packet.tp_src not in (135, 136) or at + 8 > packet.end:
+        return packet
+    packet = packet._replace(nd_reserved=int.from_bytes(frame[at + 4 : at + 8], "big"))
+    if at + ND_HEADER > packet.end:
+        return packet
+    found = {"nd_target": int.from_bytes(frame[at + 8 : at + ND_HEADER], "big")}
+    for name, where in link_layer_options(frame, packet):
+        if found.get(name):
+            return packet._replace(nd_options_type=found["nd_options_type"])  # given twice
+        found[name] = int.from_bytes(frame[where : where + 6], "big")
+        found.setdefault("nd_options_type", frame[where - 2])
+    return packet._replace(**found)
 
 
 def _parse_arp(frame: bytes, link: Packet) -> Packet:
@@ -454,9 +497,14 @@ def icmp(kind: int, code: int = 0, rest: int = 0, payload: bytes = b"") -> bytes
     return struct.pack("!BBHI", *words, total, rest) + payload
 
 
+def icmpv6_checksum(src: int, dst: int, message: bytes) -> int:
+    """The checksum of an ICMPv6 message whose own is 0, between these addresses."""
+    return _pseudo(src, dst, 58, message)
+
+
 def icmpv6(src: int, dst: int, kind: int, code: int = 0, body: bytes = bytes(4)) -> bytes:
     """An ICMPv6 message (RFC 4443, section 2.1) with its checksum; `body` follows the header's
     first word."""
     head = struct.pack("!BB", _fits("kind", kind, 8), _fits("code", code, 8))
-    total = _pseudo(src, dst, 58, head + b"\0\0" + body)
+    total = icmpv6_checksum(src, dst, head + b"\0\0" + body)
     return head + total.to_bytes(2, "big") + body

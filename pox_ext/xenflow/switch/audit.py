@@ -130,7 +130,9 @@ class Audit:
         self.looked_at = None
         if not self.tells:
             return
-        told = dict.fromkeys(range(layout.VM + 1), monitor.ADD | monitor.DELETE | monitor.MODIFY)
+        told = dict.fromkeys(
+            range(len(layout.TABLES)), monitor.ADD | monitor.DELETE | monitor.MODIFY
+        )
         told[layout.ROUTES] &= ~monitor.ADD
         asked = [monitor.request(table, table, what, MONITOR_XID) for table, what in told.items()]
         self._channel.tell(b"".join(asked))

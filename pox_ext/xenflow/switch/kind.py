@@ -43,7 +43,7 @@ class SwitchKind:
 
     nicira = True
     """Whether it has Nicira's extensions: tables, ROUTES among them, and flow monitors."""
-    small_tables: Sequence[int] = [t for t in range(layout.VM + 1) if t != layout.ROUTES]
+    small_tables: Sequence[int] = [t for t in range(len(layout.TABLES)) if t != layout.ROUTES]
     """All tables but ROUTES."""
     routes = True
     """Whether routes are written."""
@@ -61,7 +61,7 @@ class SwitchKind:
 
     def counts(self, reply: Sequence[Any]) -> dict[int, int]:
         """The answer to its reader's `count_request`: flows by table."""
-        return {entry.table: entry.flows for entry in reply if entry.table <= layout.VM}
+        return {entry.table: entry.flows for entry in reply if entry.table < len(layout.TABLES)}
 
     def sent_up(
         self,

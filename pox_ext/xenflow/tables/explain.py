@@ -121,9 +121,20 @@ def _ingress(flow: Flow, names: Names) -> str:
     return f"switched on {its}{of}: out by {_sent(flow, names)}"
 
 
+def _answered(flow: Flow) -> str:
+    for what, field in (("ARP", "arp_op"), ("a neighbour solicitation", "icmpv6_type")):
+        if _loads(flow, field):
+            return f"{what} for a router whose VM is suspended or on its way: answered here"
+    return ""
+
+
+def _nd(flow: Flow, names: Names) -> str:
+    return "the answer says the MAC address of who sends it"
+
+
 def _admission(flow: Flow, names: Names) -> str:
-    if flow.match and _loads(flow, "arp_op"):
-        return "ARP for a router whose VM is suspended or on its way: answered here"
+    if answered := _answered(flow):
+        return answered
     if router := _loads(flow, layout.Reg.ROUTER):
         return f"for router {names.router(router)}, which this switch forwards for"
     if not flow.actions:
@@ -189,8 +200,8 @@ def _links(flow: Flow, names: Names) -> str:
     if _leads(flow, layout.ADMISSION):
         router = names.router(cookies.router_of(flow.cookie))
         return f"on link {link} to router {router}, which is this switch's own affair"
-    if _loads(flow, "arp_op"):
-        return "ARP for a router whose VM is suspended or on its way: answered here"
+    if answered := _answered(flow):
+        return answered
     ports = _sent(flow, names)
     if not ports and not _leads(flow, layout.VM):
         return f"link {link} leads nowhere from here to that address: dropped"
@@ -224,4 +235,5 @@ _TABLES = {
     layout.SIZES: _next_hop,
     layout.LINKS: _links,
     layout.VM: _vm,
+    layout.ND: _nd,
 }

@@ -13,7 +13,7 @@ from enum import IntEnum
 from xenflow.model.management import MAX_PRIORITY
 from xenflow.routes.family import V6
 
-INGRESS, ADMISSION, CLASSES, ROUTES, NEXT_HOPS, LEGS, SIZES, LINKS, VM = range(9)
+INGRESS, ADMISSION, CLASSES, ROUTES, NEXT_HOPS, LEGS, SIZES, LINKS, VM, ND = range(10)
 
 NETWORK_WIDE = (ROUTES, NEXT_HOPS, LEGS, SIZES)
 """The tables that are the same on every host that forwards for a router."""
@@ -61,7 +61,8 @@ HOLDS = {
 # Priorities, each by what its flows are for.  Flows of two names with one number never meet, or do
 # the same.
 
-ARP_CLAIM, ARP_REPLY = 301, 300
+CLAIM, REPLY = 301, 300
+"""What is answered in a router's place, ARP or a neighbour solicitation, and what is not."""
 
 
 class Ingress(IntEnum):
@@ -88,8 +89,8 @@ HIGHEST_RULE = Ingress.RULE + MAX_PRIORITY
 class Admission(IntEnum):
     """Of table ADMISSION."""
 
-    ARP_CLAIM = ARP_CLAIM
-    ARP_REPLY = ARP_REPLY
+    CLAIM = CLAIM
+    REPLY = REPLY
     OWN = 200
     TRANSIT = 1
 
@@ -148,8 +149,8 @@ class Sizes(IntEnum):
 class Links(IntEnum):
     """Of table LINKS."""
 
-    ARP_CLAIM = ARP_CLAIM
-    ARP_REPLY = ARP_REPLY
+    CLAIM = CLAIM
+    REPLY = REPLY
     STATION = 200
     GROUP = 100
     FLOOD = 50
@@ -161,6 +162,12 @@ class ToVm(IntEnum):
     GROUP = 200
     COPIED = 110
     VM = 100
+
+
+class Nd(IntEnum):
+    """Of table ND."""
+
+    REPLY = 100
 
 
 class OneTable(IntEnum):
@@ -189,7 +196,10 @@ TWELVE = (*FRAME, *ADDRESSES, "nw_proto", "arp_op", "nw_tos", "tp_src", "tp_dst"
 """OpenFlow 1.0's twelve fields, those of ARP by their own names."""
 ROUTING = ("nw_ttl", "dl_src", "dl_dst", "in_port")
 """Of a packet that is routed.  Its in_port is cleared: it may leave by the port it came from."""
-ARP_ANSWER = ("dl_src", "dl_dst", "arp_op", "arp_sha", "arp_spa", "arp_tha", "arp_tpa", "in_port")
+ASKED_ARP = ("arp_op", "arp_spa", "arp_tpa")
+ASKED_ND = ("nw_proto", "nw_ttl", "tp_src", "tp_dst", "ipv6_src", "nd_target", "nd_sll")
+ANSWER_ARP = ("dl_src", "dl_dst", "arp_op", "arp_sha", "arp_spa", "arp_tha", "arp_tpa", "in_port")
+ANSWER_ND = ("ipv6_src", "ipv6_dst", "icmpv6_type", "nd_reserved", "nd_options_type")
 PORT, CONTROLLER, BRIDGE = "a port", "the controller", "the bridge"
 
 
@@ -246,11 +256,11 @@ TABLES = (
         "a router's that this host forwards for (where its links lead elsewhere already: only by "
         "the port that leads there) goes to classes; else it is in transit: links",
         Admission,
-        matches=("in_port", "dl_dst", "dl_type", "arp_op", "arp_spa", "arp_tpa"),
+        matches=("in_port", "dl_dst", "dl_type", *ASKED_ARP, *ASKED_ND),
         reads=(Reg.LINK_IN,),
         writes=(Reg.ROUTER, Reg.LINK_OUT),
-        rewrites=ARP_ANSWER,
-        leads_to=(CLASSES, LINKS),
+        rewrites=(*ANSWER_ARP, *ANSWER_ND),
+        leads_to=(CLASSES, LINKS, ND),
         kinds=(ADMISSION,),
     ),
     Table(
@@ -326,11 +336,11 @@ TABLES = (
         "out by a port, on a cable with the VLAN id; to a router of this same host: back to "
         "admission; a broadcast: the ports of the tree, and the VMs on it",
         Links,
-        matches=("dl_dst", "dl_type", "arp_op", "arp_spa", "arp_tpa"),
+        matches=("dl_dst", "dl_type", *ASKED_ARP, *ASKED_ND),
         reads=(Reg.LINK_OUT,),
         writes=(Reg.ROUTER, Reg.LINK_IN, Reg.LINK_OUT),
-        rewrites=("vlan_tci", *ARP_ANSWER),
-        leads_to=(ADMISSION, LINKS, VM),
+        rewrites=("vlan_tci", *ANSWER_ARP, *ANSWER_ND),
+        leads_to=(ADMISSION, LINKS, VM, ND),
         leaves_by=(PORT,),
         kinds=(LINKS,),
     ),
@@ -348,6 +358,17 @@ TABLES = (
         rewrites=("vlan_tci", "in_port"),
         leaves_by=(PORT, CONTROLLER),
         kinds=(VM,),
+    ),
+    Table(
+        ND,
+        "nd",
+        "what is missing in an answer to a neighbour solicitation?",
+        "the MAC address that was asked for, for which only an advertisement has a field: links",
+        Nd,
+        matches=("dl_type", "nw_proto", "tp_src", "tp_dst"),
+        rewrites=("nd_tll",),
+        leads_to=(LINKS,),
+        kinds=(ND,),
     ),
 )
 

@@ -8,7 +8,7 @@ from xenflow.model.network import Link
 from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Action, Flow, match
 from xenflow.tables import cookies
-from xenflow.tables.admission import arp_replies
+from xenflow.tables.admission import replies
 from xenflow.tables.frames import MULTICAST, VIRTUAL_ROUTERS
 from xenflow.tables.layout import ADMISSION, LINKS, VM, Links, Reg
 from xenflow.tables.site import Site
@@ -60,7 +60,7 @@ def links_of(site: Site, link: Link) -> Iterator[Flow]:
     for router, interface in site.network.members(link.name):
         if site.forwards(router.name):  # asked by a neighbour on this same host
             onward = {"group": tuple(flood)}
-            yield from arp_replies(site, router, interface, LINKS, Reg.LINK_OUT, onward)
+            yield from replies(site, router, interface, LINKS, Reg.LINK_OUT, onward)
 
 
 def out_by(link: Link, port: int | None, access: list[int]) -> tuple[Action, ...]:

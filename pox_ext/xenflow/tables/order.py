@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Flow, Flows, Key
 from xenflow.tables import cookies
-from xenflow.tables.layout import ADMISSION, ARP_REPLY, CLASSES, LINKS, NETWORK_WIDE
+from xenflow.tables.layout import ADMISSION, CLASSES, LINKS, NETWORK_WIDE, REPLY
 
 Keeps = Callable[[int], bool]
 """Whether the view-dependent flows of a router, by its id, are not deleted."""
@@ -66,7 +66,7 @@ def view_dependent(flow: Flow) -> bool:
     heard of that router yet must leave it alone."""
     return cookies.router_of(flow.cookie) != 0 and (
         flow.table == CLASSES
-        or (flow.table in (ADMISSION, LINKS) and flow.priority >= ARP_REPLY)
+        or (flow.table in (ADMISSION, LINKS) and flow.priority >= REPLY)
         or flow.table in NETWORK_WIDE
     )
 

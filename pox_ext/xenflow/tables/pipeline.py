@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from xenflow.model.network import DatapathKind, Link, Network
 from xenflow.openflow.flow import Flow, Flows
 from xenflow.tables import cookies
-from xenflow.tables.admission import admission_of, transit
+from xenflow.tables.admission import admission_of, nd_answers, transit
 from xenflow.tables.classes import classes_of, classes_of_all
 from xenflow.tables.ingress import ingress_of, other, strays
 from xenflow.tables.links import links_of
@@ -103,7 +103,9 @@ def each_flow_of(site: Site, owner: Owner) -> Iterable[Flow]:
     if owner.kind == "router" and whole and owner.name in network.routers:
         return classes_of(site, network.routers[owner.name])
     if owner == ALL:
-        return (other(site), transit(), *classes_of_all()) if whole else (other(site),)
+        return (
+            (other(site), transit(), nd_answers(), *classes_of_all()) if whole else (other(site),)
+        )
     return ()
 
 

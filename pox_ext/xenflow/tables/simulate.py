@@ -309,6 +309,10 @@ class _Simulation:
             proto, types, _ = _TRANSPORT[name]
             later = fields["nw_frag"] & pk.FRAG_LATER
             return fields["dl_type"] in types and fields["nw_proto"] == proto and not later
+        if name in fl.ND_TYPES:
+            return self.has("icmpv6_type") and (
+                fields["tp_src"] in fl.ND_TYPES[name] and fields["tp_dst"] == 0
+            )
         return name not in fl.NEEDS or fields["dl_type"] in fl.NEEDS[name][0]
 
     def read(self, name: str, ofs: int, nbits: int) -> int:
@@ -444,7 +448,32 @@ def _rewrite_ipv6(body: bytearray, packet: pk.Packet, fields: Fields) -> None:
     first = first & ~0x0FC00000 | (fields["nw_tos"] & 0xFC) << 20
     body[at : at + 4] = first.to_bytes(4, "big")
     body[at + 7] = fields["nw_ttl"]
+    _rewrite_nd(body, packet, fields)
     _rewrite_ports(body, packet, fields, inner)
+
+
+def _rewrite_nd(body: bytearray, packet: pk.Packet, fields: Fields) -> None:
+    """A solicitation's or an advertisement's fields.  Open vSwitch writes the type of the first
+    option whatever is there, and the checksum anew; then addresses, up to the first option that
+    has one."""
+    at = packet.l4
+    if packet.nw_proto != fl.ICMPV6 or not at or packet.end - at < pk.ND_HEADER:
+        return
+    checksum = at + 2
+    changed = {name for name in fl.ND_TYPES if fields[name] != getattr(packet, name)}
+    if changed & {"nd_reserved", "nd_options_type"}:
+        body[at + 4 : at + 8] = fields["nd_reserved"].to_bytes(4, "big")
+        if at + pk.ND_HEADER < len(body):
+            body[at + pk.ND_HEADER] = fields["nd_options_type"]
+        body[checksum : checksum + 2] = bytes(2)
+        message = bytes(body[at : packet.end])
+        whole = pk.icmpv6_checksum(fields["ipv6_src"], fields["ipv6_dst"], message)
+        body[checksum : checksum + 2] = whole.to_bytes(2, "big")
+    if changed & {"nd_target", "nd_sll", "nd_tll"}:
+        _replace(body, at + 8, fields["nd_target"].to_bytes(16, "big"), (checksum,), False)
+        for name, where in pk.link_layer_options(body, packet):
+            _replace(body, where, fields[name].to_bytes(6, "big"), (checksum,), False)
+            break
 
 
 def _rewrite_ports(body: bytearray, packet: pk.Packet, fields: Fields, inner: int | None) -> None:
