@@ -19,6 +19,7 @@ from lab import bring_up, checkpoint, operate, rooms, routing
 from lab.namespace import need_root
 from lab.state import LabOptions, read_state
 from mgmt.session import UsageError
+from mgmt.verbs import refusal
 
 _DEFAULTS = LabOptions()
 
@@ -196,19 +197,15 @@ def _up(args: argparse.Namespace) -> int:
 def _reload(args: argparse.Namespace) -> int:
     found = bring_up.reload(args.network, dry_run=args.dry_run)
     if args.json:
-        print(
-            json.dumps(
-                {
-                    "source": str(found.source),
-                    "refused": found.refused,
-                    "steps": [
-                        {"words": str(s), "do": s.do.name, "what": s.what} for s in found.steps
-                    ],
-                    "done": not found.refused and not args.dry_run,
-                },
-                indent=1,
-            )
-        )
+        value = {
+            "source": str(found.source),
+            "refused": found.refused,
+            "steps": [{"words": str(s), "do": s.do.name, "what": s.what} for s in found.steps],
+            "done": not found.refused and not args.dry_run,
+        }
+        if found.refused:
+            value |= refusal("\n".join(found.refused), 1)
+        print(json.dumps(value, indent=1))
     elif found.refused:
         print(f"lab reload: refused, nothing was changed: {found.source}", file=sys.stderr)
         print("\n".join(f"  {line}" for line in found.refused), file=sys.stderr)

@@ -94,10 +94,13 @@ def refuse(args: Namespace, error: object, status: Exit) -> Exit:
 def print_refusal(args: Namespace, error: object, status: int) -> None:
     """The object, with --json."""
     if getattr(args, "json", False):
-        asked = getattr(args, "asked_for", {})
-        value = {**asked, "ok": False, "error": str(error), "status": int(status)}
         with suppress(OSError):
-            print(to_json(value), flush=True)
+            print(to_json(getattr(args, "asked_for", {}) | refusal(error, status)), flush=True)
+
+
+def refusal(error: object, status: int) -> dict[str, Any]:
+    """What every object of a refusal has, also of verbs that say more in theirs."""
+    return {"ok": False, "error": str(error), "status": int(status)}
 
 
 def complain(message: object) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 from mgmt.client import AskError, Unreachable, parted
 from mgmt.session import ManagementSession, UsageError, placements
-from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit, seconds
+from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit, refusal, seconds
 from mgmt.waiting import await_status
 from xenflow.model.difference import SIGNS, compare, expected_loss, refusals, rejoined
 from xenflow.model.holding import named
@@ -171,7 +171,7 @@ def change(
     if gone and (links := rejoined(session.network, after)):
         words = (
             f"without its switches {', '.join(links)} would be joined otherwise, and packets might "
-            "go round: stop it, and it may go"
+            "go round: `xenflow host remove` does it in two steps, or stop it, and it may go"
         )
         wrong += [f"controllers.{name}: it runs, and {words}" for name in gone]
     touched = touches(session.network, after) if session.change else {}
@@ -431,6 +431,8 @@ def end(
         "touches": touched,
         "errors": wrong,
     }
+    if status is not Exit.OK:
+        value |= refusal("\n".join(wrong), status)
     if args.json:
         emit(args, value, "")
     elif answer:

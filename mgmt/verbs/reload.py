@@ -15,7 +15,7 @@ from typing import Any
 from mgmt.client import Answers, AskError, Refused, Unreachable, parted
 from mgmt.health import Digests, other_file
 from mgmt.session import ManagementSession
-from mgmt.verbs import Exit, add_dry_run, add_json, apply, complain, emit
+from mgmt.verbs import Exit, add_dry_run, add_json, apply, complain, emit, refusal
 from mgmt.waiting import await_status
 from xenflow.model.network import NetworkError
 
@@ -79,6 +79,8 @@ def _end(args: Namespace, answers: Answers, status: Exit, wrong: list[str]) -> E
         complain(words)
     changed = _changed(answers)
     value = {"ok": status is Exit.OK, "controllers": changed, "errors": wrong}
+    if status is not Exit.OK:
+        value |= refusal("\n".join(wrong), status)
     if args.json:
         emit(args, value, "")
     elif status is Exit.OK:

@@ -29,7 +29,7 @@ from mgmt.hypervisor.vm import RouterVm, VmMaker, addresses_of
 from mgmt.lease import RouterLease
 from mgmt.lost import refuse_living
 from mgmt.session import ManagementSession, UsageError, learn
-from mgmt.verbs import Exit, add_dry_run, add_json, apply, complain, emit
+from mgmt.verbs import Exit, add_dry_run, add_json, apply, complain, emit, refusal
 from xenflow.model.addresses import unfit
 from xenflow.model.network import Network, Router
 from xenflow.store import laid_file
@@ -182,6 +182,8 @@ class _Work:
             "did": self.did,
             "errors": wrong,
         }
+        if status is not Exit.OK:
+            value |= refusal("\n".join(wrong), status)
         if self.args.json:
             emit(self.args, value, "")
         elif not self.did and status is Exit.OK:

@@ -596,3 +596,13 @@ def test_mistakes_of_a_verb_name_no_lines(answering: Answering, run: Run, stored
     status, _, err = run("link", "create", "a b", "--vlan", "101", store=True)
     assert status == 2 and "xenflow: link create a b: links.a b: found" in err
     assert "line" not in err and answering.asked == []
+
+
+def test_a_refusal_of_who_says_more_has_what_every_refusal_has(
+    answering: Answering, run: Run
+) -> None:
+    answering.refusing["host-b", "status"] = Unreachable("host-b", "tcp://b:1", "silent")
+    status, out, err = run("apply", "FILE", "--json")
+    told = json.loads(out)
+    assert (status, told["ok"], told["status"]) == (1, False, 1)
+    assert told["error"] == "\n".join(told["errors"]) and f"xenflow: {told['error']}\n" == err
