@@ -18,6 +18,17 @@ def ospf_hello(router_id: int, interval_s: int, neighbours: Sequence[int] = ()) 
     return struct.pack("!BBHIIHH8x", *head, total, 0) + body
 
 
+def ospf6_hello(
+    src: int, interval_s: int, neighbours: Sequence[int] = (), instance: int = 0
+) -> bytes:
+    """An OSPFv3 hello in its packet (RFC 5340, A.3.2) from `src` to all OSPF routers of a link."""
+    dst = 0xFF02 << 112 | 5
+    body = struct.pack("!IIHHII", 5, 1 << 24, interval_s, interval_s * 4, 0, 0)
+    body += b"".join(each.to_bytes(4, "big") for each in neighbours)
+    head = struct.pack("!BBHIIHBB", 3, 1, 16 + len(body), 1, 0, 0, instance, 0)
+    return ipv6(src, dst, 89, head + body, hops=1)
+
+
 def source_address(mac: int) -> bytes:
     """The option by which an asker says its MAC address (RFC 4861, section 4.6.1)."""
     return b"\1\1" + mac.to_bytes(6, "big")

@@ -89,18 +89,20 @@ def test_hello() -> None:
     hello = pk.ethernet(
         0x01005E000005, 1, 0x800, pk.ipv4(A, 0xE0000005, 89, built.ospf_hello(A, 10))
     )
-    assert pk.hello(hello) == (10, 0)
-    assert pk.hello(pk.vlan(hello, 5)) == (10, 0)
+    assert pk.hello(hello) == (10, 0, 0x200)
+    assert pk.hello(pk.vlan(hello, 5)) == (10, 0, 0x200)
     assert pk.hello(hello[:60]) is None
     assert pk.hello(hello[:35] + b"\x02" + hello[36:]) is None
     many = built.ospf_hello(A, 1, neighbours=range(20))
-    for octets, found in ((many, (1, 20)), (many[:-1], None)):
+    for octets, found in ((many, (1, 20, 0x200)), (many[:-1], None)):
         ip = pk.ipv4(A, 0xE0000005, 89, octets)
         assert pk.hello(pk.ethernet(0x01005E000005, 1, 0x800, ip)) == found
-    v3 = bytes((3, 1, 0, 36)) + bytes(12) + bytes((0, 0, 0, 1, 1, 0, 0, 0, 0, 5, 0, 20)) + bytes(8)
-    assert pk.hello(pk.ethernet(1, 2, 0x86DD, pk.ipv6(1, 2, 89, v3))) == (5, 0)
+    v3 = pk.ethernet(0x333300000005, 1, 0x86DD, built.ospf6_hello(1, 5, (A,)))
+    assert pk.hello(v3) == (5, 1, 0x300)
+    v3 = pk.ethernet(0x333300000005, 1, 0x86DD, built.ospf6_hello(1, 5, instance=64))
+    assert pk.hello(v3) == (5, 0, 0x340)
     others = [pk.hello(frame) for frame in samples.frames()]
-    assert [found for found in others if found is not None] == [(10, 0)]
+    assert [found for found in others if found is not None] == [(10, 0, 0x200)]
 
 
 def test_fields() -> None:

@@ -39,7 +39,11 @@ def flows_of(seed: int) -> Iterator[tuple[Flow, Table]]:
     net = random_sites.network(dice)
     rules = Rules()
     rules.restore([{"id": str(n), "priority": 0, **r} for n, r in enumerate(random_sites.RULES)])
-    session = {"dl_type": f.IPV4, "nw_proto": 17, "nw_src": 1, "nw_dst": 2, "tp_dst": 3784}
+    bfd = {"nw_proto": 17, "tp_dst": 3784}
+    sessions = (
+        {"dl_type": f.IPV4, "nw_src": 1, "nw_dst": 2, **bfd},
+        {"dl_type": f.IPV6, "ipv6_src": 1, "ipv6_dst": 2, **bfd},
+    )
     for name, datapath in net.datapaths.items():
         site = random_sites.site(dice, net, name)
         flows = [*local_flows(site).values(), *rules.flows(site)[0].values()]
@@ -48,6 +52,7 @@ def flows_of(seed: int) -> Iterator[tuple[Flow, Table]]:
                 quiet(site, FromVm(router, interface, b""), session, 10)
                 for router in site.network.routers.values()
                 for interface in router.interfaces
+                for session in sessions
                 if interface.vif in site.ports
             ]
         for flow in flows:

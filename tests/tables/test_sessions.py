@@ -105,6 +105,37 @@ def test_of_an_older_bgp_session_the_hold_time_is_not_known() -> None:
     assert not falls(row, 100.0)
 
 
+A6, B6 = 0x20010DB8 << 96 | 1, 0x20010DB8 << 96 | 2
+
+
+def ip6(src: int, dst: int, proto: int, payload: bytes) -> bytes:
+    return pk.ethernet(2, 1, pk.ETH_IPV6, pk.ipv6(src, dst, proto, payload))
+
+
+def test_sessions_of_ipv6_are_read_as_those_of_ipv4() -> None:
+    known = Sessions()
+    said = bfd()[42:]
+    for src, dst, interface in (
+        (A6, B6, "eth0"),
+        (0xFE80 << 112 | 1, 0xFE80 << 112 | 2, "eth0"),
+        (0xFE80 << 112 | 1, 0xFE80 << 112 | 2, "eth1"),
+    ):
+        frame = ip6(src, dst, 17, pk.udp(src, dst, 49152, 3784, said))
+        ends = {"dl_type": 0x86DD, "nw_proto": 17, "ipv6_src": src, "ipv6_dst": dst}
+        assert known.heard(frame, 0.0, interface) == ({**ends, "tp_dst": 3784}, SETTLING_S)
+        assert known.heard(frame, 1.0, interface) == ({**ends, "tp_dst": 3784}, QUIET_S)
+    opened = ip6(A6, B6, 6, tcp(open_message(3))[34:])
+    assert known.heard(opened, 2.0) is not None
+    shown = [words(row) for row in known.rows(2.0)]
+    assert shown == [
+        "BFD 2001:db8::1 - 2001:db8::2 (its neighbour waits 0.3 s)",
+        "BFD fe80::1%eth0 - fe80::2%eth0 (its neighbour waits 0.3 s)",
+        "BFD fe80::1%eth1 - fe80::2%eth1 (its neighbour waits 0.3 s)",
+        "BGP 2001:db8::1 - 2001:db8::2 (its neighbour waits 3 s)",
+    ]
+    assert [falls(row, 0.5) for row in known.rows(2.0)] == [True, True, True, False]
+
+
 def test_a_hold_time_of_zero_never_ends() -> None:
     known = Sessions()
     known.heard(tcp(open_message(0)), 0.0)
@@ -136,3 +167,4 @@ def test_what_is_watched_is_sent_up() -> None:
     """What `Sessions` understands is what `pipeline` sends up, and no more."""
     ports = {kind.get("tp_dst", kind.get("tp_src")) for kind in frames.SESSIONS}
     assert ports == {3784, 4784, 179}
+    assert {kind["dl_type"] for kind in frames.SESSIONS} == {pk.ETH_IPV4, pk.ETH_IPV6}

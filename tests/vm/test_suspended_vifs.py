@@ -28,6 +28,7 @@ from xenflow.tables import layout, simulate
 from xenflow.tables.layout import Reg, Up
 from xenflow.tables.sent_up import ForVm
 from xenflow.vm import packets as vm_packets
+from xenflow.vm.hold import MAX_KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
 PORTS = {"to-gen": 1, "to-recv": 2, "vr1.0": 3, "vr1.1": 4}
@@ -325,6 +326,12 @@ def ospf_hello(*neighbours: int) -> bytes:
     return pk.ethernet(0x01005E000005, MAC, pk.ETH_IPV4, ip)
 
 
+def ospf6_hello(*neighbours: int, instance: int = 0) -> bytes:
+    """OSPFv3's."""
+    packet = built.ospf6_hello(0xFE80 << 112 | 1, 10, neighbours, instance)
+    return pk.ethernet(0x333300000005, MAC, pk.ETH_IPV6, packet)
+
+
 def isis_hello(neighbours: bytes = b"") -> bytes:
     """Of level 1 on a LAN, to be heard again within 30 s (ISO/IEC 10589, 9.5)."""
     tlv = bytes((6, len(neighbours))) + neighbours
@@ -359,7 +366,12 @@ def sends_up(host: Host, frame: bytes) -> bool:
 
 @pytest.mark.parametrize(
     ("hello", "lonely"),
-    [(ospf_hello(0x0A000102), ospf_hello()), (isis_hello(b"sixmac"), isis_hello())],
+    [
+        (ospf_hello(0x0A000102), ospf_hello()),
+        (ospf6_hello(0x0A000102), ospf6_hello()),
+        (isis_hello(b"sixmac"), isis_hello()),
+    ],
+    ids=["OSPFv2", "OSPFv3", "IS-IS"],
 )
 def test_hellos_are_repeated_until_the_links_are_turned(
     host: Host, monkeypatch: pytest.MonkeyPatch, hello: bytes, lonely: bytes
@@ -394,6 +406,22 @@ def test_hellos_are_repeated_until_the_links_are_turned(
     assert repeated(moved, 1142.0) == 1, "it has been heard"
     host.says(lonely)
     assert repeated(moved, 1154.0) == 0, "this would end the adjacency"
+
+
+def test_hellos_of_each_kind_are_repeated_up_to_a_bound(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside IPv4's those of IPv6, of each of its instances."""
+    host.migrating = True
+    said = [ospf_hello(5), *(ospf6_hello(5, instance=number) for number in range(20))]
+    for hello in said:
+        host.says(hello)
+    host.switch.ports.suspended_are(VIFS)
+    sent: list[bytes] = []
+    monkeypatch.setattr(host.wire, "send", sent.append)
+    host.table.tick(host.now + 11)
+    repeated = [hello for hello in said if any(hello in data for data in sent)]
+    assert repeated == said[:MAX_KINDS]
 
 
 def test_what_is_of_a_link_that_the_router_has_left_is_forgotten(

@@ -276,6 +276,9 @@ class OspfHello(NamedTuple):
     interval_s: int
     neighbours: int
     """How many routers it says its sender has heard of."""
+    kind: int
+    """Version and instance (of several on a link, RFC 5340, section 2.4, and RFC 6549): 0x200 of
+    the usual OSPFv2, 0x300 of OSPFv3."""
 
 
 def hello(frame: bytes) -> OspfHello | None:
@@ -296,7 +299,8 @@ def hello(frame: bytes) -> OspfHello | None:
     if length < header + _HELLO_BYTES or at + length > packet.end:
         return None
     interval_s = frame[at + where] << 8 | frame[at + where + 1]
-    return OspfHello(interval_s, (length - header - _HELLO_BYTES) // 4)
+    kind = version << 8 | frame[at + 14]
+    return OspfHello(interval_s, (length - header - _HELLO_BYTES) // 4, kind)
 
 
 ISIS_GROUPS = (0x0180C2000014, 0x0180C2000015, 0x09002B000005)

@@ -22,18 +22,26 @@ UNTAGGED: tuple[Tag, ...] = (0, (TAGGED, VLAN_MASK))
 """How a frame without a VLAN looks: no tag, or one with VLAN id 0, which gives a priority only
 (IEEE 802.1Q, 9.6; net/core/dev.c, __netif_receive_skb_core takes it off)."""
 
-HELLOS: tuple[dict[str, int], ...] = (
+Kind = dict[str, int]
+HELLOS: tuple[Kind, ...] = (
     {"dl_type": f.IPV4, "nw_proto": 89, "nw_dst": 0xE0000005},
     *({"dl_dst": group} for group in ISIS_GROUPS),
 )
 """What hellos come in: OSPF's to AllSPFRouters (RFC 2328, appendix A.1), and all of IS-IS, whose
 kinds of message a switch cannot tell apart."""
+HELLOS6: tuple[Kind, ...] = ({"dl_type": f.IPV6, "nw_proto": 89, "ipv6_dst": 0xFF02 << 112 | 5},)
+"""The same of OSPFv3 (RFC 5340, appendix A.1), which OpenFlow 1.0 alone does not see."""
 
-SESSIONS: tuple[dict[str, int], ...] = (
-    *({"dl_type": f.IPV4, "nw_proto": 17, "tp_dst": port} for port in BFD_PORTS),
-    {"dl_type": f.IPV4, "nw_proto": 6, "tp_dst": BGP_PORT},
-    {"dl_type": f.IPV4, "nw_proto": 6, "tp_src": BGP_PORT},
-)
+
+def _sessions(dl_type: int) -> tuple[Kind, ...]:
+    return (
+        *({"dl_type": dl_type, "nw_proto": 17, "tp_dst": port} for port in BFD_PORTS),
+        {"dl_type": dl_type, "nw_proto": 6, "tp_dst": BGP_PORT},
+        {"dl_type": dl_type, "nw_proto": 6, "tp_src": BGP_PORT},
+    )
+
+
+SESSIONS = (*_sessions(f.IPV4), *_sessions(f.IPV6))
 """What shows how long a router's neighbours wait for it (`sessions`)."""
 
 

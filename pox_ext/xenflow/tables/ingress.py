@@ -10,7 +10,16 @@ from xenflow.model.placement import Mode
 from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Action, Actions, Flow, match
 from xenflow.tables import cookies
-from xenflow.tables.frames import HELLOS, SESSIONS, TAGGED, UNTAGGED, VIRTUAL_ROUTERS, Tag, tagged
+from xenflow.tables.frames import (
+    HELLOS,
+    HELLOS6,
+    SESSIONS,
+    TAGGED,
+    UNTAGGED,
+    VIRTUAL_ROUTERS,
+    Tag,
+    tagged,
+)
 from xenflow.tables.layout import ADMISSION, INGRESS, LINKS, REACTIVE_KIND, VM, Ingress, Reg
 from xenflow.tables.links import out_by
 from xenflow.tables.sent_up import FromVm, heard
@@ -84,7 +93,7 @@ def _from_vif(site: Site, link: Link, router: Router, interface: Interface) -> I
         for source in (interface.mac, *VIRTUAL_ROUTERS):
             sender = match(**came, dl_src=source)
             yield Flow(INGRESS, Ingress.ARRIVAL, sender, (*bare, *onward), own)
-        for hello in HELLOS:
+        for hello in (*HELLOS, *HELLOS6):
             said = match(**came, dl_src=interface.mac, **hello)
             yield Flow(INGRESS, Ingress.HELLO, said, (*bare, *heard_onward), own)
     for kind in SESSIONS:

@@ -241,7 +241,7 @@ TABLES = (
         "the tag is taken off; what a router's own vif sends (by its MAC address or VRRP's) goes "
         "to links, the rest to admission",
         Ingress,
-        matches=(*TWELVE, "nw_ttl"),
+        matches=(*TWELVE, "ipv6_src", "ipv6_dst", "nw_ttl"),
         writes=(Reg.LINK_IN, Reg.LINK_OUT, Reg.ROUTER, Reg.DETOURED, Reg.SENT_UP),
         rewrites=("vlan_tci", "nw_ttl", "dl_src", "dl_dst"),  # but tags: exact flows and rules
         leads_to=(ADMISSION, LINKS, VM),

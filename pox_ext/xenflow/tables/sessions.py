@@ -15,10 +15,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 from typing import Any, NamedTuple
 
 from xenflow.openflow import packet as pk
+from xenflow.routes.family import FAMILIES, V4
+from xenflow.tables.families import MATCHED, family_in
 
 UDP, TCP = 17, 6
 BFD_PORTS = (3784, 4784)
@@ -69,25 +70,47 @@ class Quiet(NamedTuple):
     seconds: int
 
 
+class _Key(NamedTuple):
+    """A session's, as its packets show it; `interface` where its addresses are link-local."""
+
+    protocol: str
+    family: int
+    local: int
+    remote: int
+    interface: str
+
+    def text(self, address: int) -> str:
+        """One of its addresses as people write it."""
+        scope = f"%{self.interface}" if self.interface else ""
+        return FAMILIES[self.family].text(address) + scope
+
+
 class Sessions:
     """The sessions of one router."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, int, int], Session] = {}
+        self._known: dict[_Key, Session] = {}
         self._quieted: deque[float] = deque(maxlen=MAX_SESSIONS)
 
-    def heard(self, frame: bytes, now: float) -> Quiet | None:
-        """The VM has sent something.  Returns what need not be sent up for a while; None where more
-        is wanted, or it is no session's."""
+    def heard(self, frame: bytes, now: float, interface: str = "") -> Quiet | None:
+        """The VM has sent something by an interface.  Returns what need not be sent up for a while;
+        None where more is wanted, or it is no session's."""
         packet = pk.parse(frame)
-        if packet.dl_type != pk.ETH_IPV4 or not packet.l4:
+        family = family_in(packet)
+        if family is None or not packet.l4:
             return None
+        of = MATCHED[family]
+        local, remote = getattr(packet, of.src), getattr(packet, of.dst)
+        link_local = family is not V4 and local >> 118 == 0xFE80 >> 6
+        where = interface if link_local else ""
         seconds = QUIET_S
         if packet.nw_proto == UDP and packet.tp_dst in BFD_PORTS:
-            if not self._bfd(frame, packet, now):
+            key = _Key("BFD", family.number, local, remote, where)
+            if not self._bfd(frame, packet, key, now):
                 seconds = SETTLING_S
         elif packet.nw_proto == TCP and BGP_PORT in (packet.tp_src, packet.tp_dst):
-            if not self._bgp(frame, packet, now):
+            key = _Key("BGP", family.number, local, remote, where)
+            if not self._bgp(frame, packet, key, now):
                 return None
         else:
             return None
@@ -95,13 +118,12 @@ class Sessions:
             return None  # or a VM could fill the table
         self._quieted.append(now)
         ports = ("tp_src", "tp_dst") if packet.nw_proto == TCP else ("tp_dst",)
-        names = ("dl_type", "nw_proto", "nw_src", "nw_dst", *ports)
+        names = ("dl_type", "nw_proto", of.src, of.dst, *ports)
         return Quiet({name: getattr(packet, name) for name in names}, seconds)
 
-    def _bfd(self, frame: bytes, packet: pk.Packet, now: float) -> bool:
+    def _bfd(self, frame: bytes, packet: pk.Packet, key: _Key, now: float) -> bool:
         """Whether it is up, and says the same as before."""
         said = frame[packet.l4 + 8 : packet.end]
-        key = "BFD", packet.nw_src, packet.nw_dst
         if len(said) < 24 or said[0] >> 5 != 1 or said[1] >> 6 != _UP:
             self._known.pop(key, None)
             return False
@@ -112,9 +134,8 @@ class Sessions:
         self._put(key, wait_s, interval_s, now)
         return as_before
 
-    def _bgp(self, frame: bytes, packet: pk.Packet, now: float) -> bool:
+    def _bgp(self, frame: bytes, packet: pk.Packet, key: _Key, now: float) -> bool:
         """Whether enough has been read."""
-        key = "BGP", packet.nw_src, packet.nw_dst
         flags = frame[packet.l4 + 13]
         if flags & (_FIN | _RST):
             self._known.pop(key, None)
@@ -132,14 +153,14 @@ class Sessions:
         return wait_s is not None or not 0 < session.packets < OPEN_WITHIN
 
     def _put(
-        self, key: tuple[str, int, int], wait_s: float | None, interval_s: float | None, now: float
+        self, key: _Key, wait_s: float | None, interval_s: float | None, now: float
     ) -> Session:
         session = self._known.get(key)
         if session is None:
             if len(self._known) >= MAX_SESSIONS:
                 del self._known[min(self._known, key=lambda k: self._known[k].seen)]
-            local, remote = (str(IPv4Address(address)) for address in key[1:])
-            session = self._known[key] = Session(key[0], local, remote)
+            ends = key.text(key.local), key.text(key.remote)
+            session = self._known[key] = Session(key.protocol, *ends)
         session.wait_s, session.interval_s, session.seen = wait_s, interval_s, now
         return session
 

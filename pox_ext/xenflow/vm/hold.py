@@ -37,6 +37,9 @@ few hundred frames, and a VM that runs reads them within milliseconds.  The rest
 it is known here."""
 MAX_AGE_S = 60.0
 """Older frames help nobody: who sent them has asked again, or given up."""
+MAX_KINDS = 8
+"""Of hellos of one router on one link: OSPFv2 and OSPFv3, which may have instances, IS-IS's levels.
+What a VM says more is not repeated."""
 MAX_REPEATS_S = 120.0
 """A VM that does not come back must be missed in the end.  As long as OSPF's graceful restart asks
 neighbours to wait for a router that forwards (RFC 3623, appendix B.1): whoever killed a migration
@@ -185,7 +188,8 @@ class Hellos:
         kind, interval_s, neighbours = said
         self._since.pop(router, None)
         self._last.pop((router, link, kind), None)
-        if neighbours:
+        kinds = sum(key[:2] == (router, link) for key in self._last)
+        if neighbours and kinds < MAX_KINDS:
             self._last[router, link, kind] = RepeatedHello(frame, interval_s, now + interval_s)
 
     def due(self, router: str, now: float) -> list[tuple[int, bytes]]:
@@ -207,15 +211,14 @@ class Hellos:
             del self._last[key]
 
 
-_OSPF = 0
-"""The kind of OSPF's hellos; IS-IS has its own numbers."""
 ISIS_SHARE = 3
 """An IS-IS hello has the hold time, not the interval: usual are three to ten hellos in it."""
 
 
 def _hello(frame: bytes) -> tuple[int, float, int] | None:
-    """Kind, how often it is repeated (seconds), how many neighbours it names."""
+    """Kind, how often it is repeated (seconds), how many neighbours it names.  IS-IS's kinds and
+    OSPF's have other numbers."""
     if (isis := packet.isis_hello(frame)) is not None:
         return (isis.kind, isis.hold_s / ISIS_SHARE, isis.neighbours) if isis.hold_s else None
     ospf = packet.hello(frame)
-    return (_OSPF, ospf.interval_s, ospf.neighbours) if ospf and ospf.interval_s else None
+    return (ospf.kind, ospf.interval_s, ospf.neighbours) if ospf and ospf.interval_s else None

@@ -105,7 +105,7 @@ class VmPackets:
         link = self._network.links[what.interface.link]
         now = self._now()
         self._hellos.heard(what.router.name, link.id, what.frame, now)
-        quiet = self.sessions[what.router.name].heard(what.frame, now)
+        quiet = self.sessions[what.router.name].heard(what.frame, now, what.interface.name)
         if quiet is not None:
             switch.hush(what, quiet.match, quiet.seconds)
 
