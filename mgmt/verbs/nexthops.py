@@ -24,7 +24,7 @@ def run(args: Namespace, session: ManagementSession) -> int:
     rows = [
         (
             hop.get("id"),
-            hop.get("type"),
+            f"{hop.get('type')}{' (IPv6)' if hop.get('family') == 6 else ''}",
             hop.get("interface"),
             hop.get("gateway"),
             hop.get("mac") if hop.get("resolved") else hop.get("gateway") and "unresolved",

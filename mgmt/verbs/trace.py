@@ -20,7 +20,7 @@ from mgmt.verbs import Exit, add_json, emit
 NAME = "trace"
 SUMMARY = "what would become of a packet in the network, each decision explained"
 
-PROTOCOLS = {"icmp": 1, "igmp": 2, "tcp": 6, "udp": 17, "gre": 47, "ospf": 89}
+PROTOCOLS = {"icmp": 1, "igmp": 2, "tcp": 6, "udp": 17, "gre": 47, "icmpv6": 58, "ospf": 89}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -85,6 +85,8 @@ def packet(text: str) -> dict[str, Any]:
             raise ArgumentTypeError(f"{key}: expected {expected}, found {value!r}") from None
     if "nw_dst" not in found:
         raise ArgumentTypeError("dst=ADDRESS is missing")
+    if "nw_src" in found and (":" in found["nw_src"]) != (":" in found["nw_dst"]):
+        raise ArgumentTypeError("src and dst: one is an IPv4 address, the other an IPv6 address")
     return found
 
 
@@ -99,7 +101,7 @@ def _within(highest: int) -> Callable[[str], int]:
 
 
 def _address(text: str) -> str:
-    return str(netaddr.IPAddress(text, version=4, flags=netaddr.INET_PTON))
+    return str(netaddr.IPAddress(text, flags=netaddr.INET_PTON))
 
 
 def _mac(text: str) -> str:
@@ -121,8 +123,8 @@ def _yes_or_no(text: str) -> bool:
 
 _Key = tuple[str, Callable[[str], Any], str]
 _KEYS: dict[str, _Key] = {
-    "src": ("nw_src", _address, "an IPv4 address"),
-    "dst": ("nw_dst", _address, "an IPv4 address"),
+    "src": ("nw_src", _address, "an IPv4 or IPv6 address"),
+    "dst": ("nw_dst", _address, "an IPv4 or IPv6 address"),
     "ttl": ("nw_ttl", _within(255), "0 to 255"),
     "proto": ("nw_proto", _protocol, f"0 to 255 or {', '.join(PROTOCOLS)}"),
     "sport": ("tp_src", _within(65535), "0 to 65535"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,17 @@ from xenflow.control.trace import trace
 from xenflow.model import management as mg
 from xenflow.model.management import ManagementError
 from xenflow.model.placement import Mode, Placement
-from xenflow.model.values import mac_text
+from xenflow.model.values import mac_number, mac_text
 from xenflow.openflow import flow as fl
+from xenflow.routes import messages as m
+from xenflow.routes.family import V6
+from xenflow.routes.messages import NextHopType, Op, Section, SectionKind
 from xenflow.routes.sender import snapshot_messages
 from xenflow.store.network_file import load_with_lab
 from xenflow.tables import layout
 
 GEN, RECV = "10.1.0.1", "10.2.0.1"
+GEN6, RECV6, OWN6 = "2001:db8:1::2", "2001:db8:2::2", "2001:db8:1::1"
 STATION = "02:00:00:00:03:02"
 
 
@@ -158,6 +163,99 @@ def test_a_hello_reaches_every_router_of_the_link_and_a_vm_can_send(path: Whole)
     assert "the controller gets a copy" in words(found, 0)[0]
     found = path.at_port("host-a", "vr1.1", nw_dst="10.0.2.2")  # to vr2, from vr1's VM
     assert [(s.kind, s.datapath) for s in found.stops] == [("vm", "host-c")]
+
+
+def speak_ipv6(path: Whole) -> None:
+    """From link left, 2001:db8:1::/64, to link right, 2001:db8:2::/64, by vr1 and vr2."""
+
+    def address(text: str) -> int:
+        return int(IPv6Address(text))
+
+    left, right = (address(f"2001:db8:{n}::") for n in (1, 2))
+    mac = {(r.name, i.name): i.mac for r in path.network.routers.values() for i in r.interfaces}
+    connected, via = NextHopType.CONNECTED, NextHopType.VIA
+    for router, hops, routes, near, own in (
+        (
+            "vr1",
+            [(101, connected, 2, 0, 0), (102, via, 3, address("fe80::2"), mac["vr2", "eth0"])],
+            [(left, 101), (right, 102)],
+            m.Neighbour(2, 6, True, address(GEN6), 0x020000000102),
+            m.Local(6, 128, 2, address(OWN6)),
+        ),
+        (
+            "vr2",
+            [(101, connected, 3, 0, 0), (102, via, 2, address("fe80::1"), mac["vr1", "eth1"])],
+            [(right, 101), (left, 102)],
+            m.Neighbour(3, 6, True, address(RECV6), mac_number(STATION)),
+            m.Local(6, 128, 3, address("2001:db8:2::1")),
+        ),
+    ):
+        state = path.states[router]
+        told = {
+            SectionKind.INTERFACE: [replace(i, flags=15) for i in state.interfaces.values()],
+            SectionKind.LOCAL: [own],
+            SectionKind.NEXTHOP: [m.NextHop(n, kind, 6, *rest) for n, kind, *rest in hops],
+            SectionKind.NEIGHBOUR: [near],
+            SectionKind.ROUTE6: [(net, V6.span(64), hop) for net, hop in routes],
+            SectionKind.POLICY: [m.Policy(False, "", (), slow6=False)],
+        }
+        state.apply(Section(kind, Op.SET, records) for kind, records in told.items())
+        path.learns(path.network.routers[router].home, router)
+
+
+def test_an_ipv6_packet_is_followed_as_one_of_ipv4(path: Whole) -> None:
+    speak_ipv6(path)
+    found = path.at_port("gen", "access", nw_src=GEN6, nw_dst=RECV6, nw_ttl=9, nw_proto=58)
+    assert way(found) == "gen s1 host-a s1 host-c s2 recv"
+    assert found.outcome == f"recv: out by access to {STATION}, TTL 7, where link right ends"
+    assert words(found, 2)[2:5] == [
+        "data, to be routed",
+        "the longest prefix is 2001:db8:2::/64: next hop 102",
+        "resolved: TTL one less, to 02:00:00:02:02:01 on link middle",
+    ]
+    from_router = path.at_router("host-a", "vr1", nw_src=GEN6, nw_dst=RECV6, fragment=True)
+    assert way(from_router) == "host-a s1 host-c s2 recv"
+    back = path.at_port("recv", "access", nw_dst=GEN6)
+    assert back.stops[0].datapath == "gen"
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        {"nw_dst": OWN6},
+        {"nw_dst": "fe80::1"},
+        {"nw_dst": RECV6, "nw_ttl": 1},
+        {"nw_dst": "2001:db8:7::7"},
+        {"nw_dst": "ff02::1", "nw_src": "fe80::5", "nw_proto": 58, "tp_src": 130},
+        {"nw_dst": OWN6, "nw_src": GEN6, "nw_proto": 58, "tp_src": 135},
+    ],
+    ids=lambda packet: " ".join(map(str, packet.values())),
+)
+def test_ipv6_to_the_vm(path: Whole, packet: dict[str, Any]) -> None:
+    speak_ipv6(path)
+    found = path.at_port("gen", "access", **packet)
+    assert {(s.kind, s.datapath) for s in found.stops} == {("vm", "host-a")}
+
+
+def test_a_solicitation_is_answered_while_the_vm_is_suspended(path: Whole) -> None:
+    speak_ipv6(path)
+    switch = path.table("host-a").switches["host-a"]
+    switch.port_changed("vr1.0", switch.ports["vr1.0"][0], False, False)
+    path.wires["host-a"].run()
+    asked = {"nw_src": GEN6, "nw_dst": OWN6, "nw_proto": 58, "tp_src": 135}
+    found = path.at_port("gen", "access", dl_src="02:00:00:00:01:02", **asked)
+    assert words(found, 2)[1] == (
+        "a neighbour solicitation for a router whose VM is suspended or on its way: answered here"
+    )
+    assert "the answer says the MAC address of who sends it" in words(found, 2)
+    assert [(s.kind, s.datapath) for s in found.stops] == [("left", "gen")]
+
+
+def test_addresses_and_type_are_of_one_family(path: Whole) -> None:
+    with pytest.raises(ManagementError, match="nw_src and nw_dst are of different families"):
+        path.at_port("gen", "access", nw_src=GEN, nw_dst=RECV6)
+    with pytest.raises(Refused, match="dl_type: 0x0806 is not of IPv6, as the addresses are"):
+        path.at_port("gen", "access", nw_dst=RECV6, dl_type=0x0806)
 
 
 def test_a_router_on_its_way_by_a_detour(path: Whole) -> None:

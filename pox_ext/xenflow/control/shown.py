@@ -164,6 +164,7 @@ class Shown:
                 {
                     "id": hop.id,
                     "type": NextHopType(hop.type).name.lower(),
+                    "family": hop.family,
                     "interface": interface.name if interface else None,
                     "gateway": _address(hop.family, hop.gateway)
                     if hop.gateway and hop.type is not NextHopType.VM
@@ -176,7 +177,7 @@ class Shown:
                         {"address": _address(n.family, n.address), "mac": mac_text(n.mac)}
                         for n in state.neighbours.values()
                         if hop.type is NextHopType.CONNECTED
-                        and n.ifindex == hop.ifindex
+                        and (n.ifindex, n.family) == (hop.ifindex, hop.family)
                         and n.resolved
                     ],
                 }

@@ -27,11 +27,11 @@ from xenflow.openflow import wire
 from xenflow.openflow.flow import FlowError
 from xenflow.openflow.nxm import parse_actions
 from xenflow.openflow.parse import PacketIn
-from xenflow.routes.family import V4, family_of, netmask, prefix_text
+from xenflow.routes.family import V4, V6, Family, family_of, netmask, prefix_text
 from xenflow.switch.reactive import IDLE_TIMEOUT_S
 from xenflow.switch.switch import Switch
 from xenflow.tables import cookies, explain, layout, simulate
-from xenflow.tables.families import destination, family_in
+from xenflow.tables.families import MATCHED, destination, family_in
 from xenflow.tables.routes import route_flow
 from xenflow.tables.sent_up import FromVm, Question
 from xenflow.tables.stations import bridge_ports
@@ -40,8 +40,8 @@ from xenflow.tables.views import interface_of, next_hop_view
 SOURCE_MAC = 0x020000000001
 """Of a packet whose sender is not known."""
 BROADCAST = 0xFFFFFFFFFFFF
-FIRST_FRAGMENT = 0x2000
-"""The flag *more fragments* (RFC 791, section 3.1)."""
+_ANYBODY = {V4: ("192.0.2.1", "192.0.2.2"), V6: ("2001:db8::1", "2001:db8::2")}
+"""Source and destination where none is given: of no network (RFC 5737, RFC 3849)."""
 
 
 def trace(table: RuleTable, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -124,8 +124,8 @@ def _arrival_link(table: RuleTable, router: Router, packet: dict[str, Any]) -> s
         return str(given)
     source = packet.get("nw_src")
     state = table.state(router.name)
-    if source and state and ":" not in source:
-        hop = state.longest(V4, int(ipaddress.IPv4Address(source)))
+    if source and state:
+        hop = state.longest(_family(packet), int(ipaddress.ip_address(source)))
         record = state.nexthops.get(hop[1]) if hop else None
         interface = interface_of(router, state, record.ifindex) if record else None
         if interface is not None:
@@ -137,7 +137,7 @@ def _at_port(table: RuleTable, switch: Switch, in_port: int, packet: dict[str, A
     """The packet as it comes in by a port, to whom a station there would send it."""
     name = switch.ports.names.get(in_port, "")
     link, sender, tagged = _link_at(table, switch, name, packet)
-    target = packet.get("nw_dst")
+    family, target = _family(packet), packet.get("nw_dst")
     if "dl_dst" in packet or packet.get("dl_type", fl.IPV4) == fl.ARP:
         to = BROADCAST
     elif link is None:
@@ -153,7 +153,7 @@ def _at_port(table: RuleTable, switch: Switch, in_port: int, packet: dict[str, A
             f"its link ({links}), its VLAN id, or the MAC address that it is for",
         )
     else:
-        to = _addressee(table, link, int(ipaddress.IPv4Address(target or 0)), sender)
+        to = _addressee(table, link, family, int(ipaddress.ip_address(target or 0)), sender)
     vlan = packet.get("dl_vlan", link.vlan if link is not None and tagged else 0)
     return _frame(packet, sender or SOURCE_MAC, to, vlan)
 
@@ -182,22 +182,24 @@ def _link_at(
     return network.labelled(vlan, switch.name) or next(strays, None), 0, True
 
 
-def _addressee(table: RuleTable, link: Link, target: int, sender: int) -> int:
+def _addressee(table: RuleTable, link: Link, family: Family, target: int, sender: int) -> int:
     """The MAC address that a station of a link sends a packet to: that of the station that has
     the address, as some router knows it, else of the only router there."""
-    if target >> 28 == 0xE:
+    if family is V6 and target >> 120 == 0xFF:
+        return 0x333300000000 | target & 0xFFFFFFFF  # RFC 2464, section 7
+    if family is V4 and target >> 28 == 0xE:
         return 0x01005E000000 | target & 0x7FFFFF  # RFC 1112, section 6.4
-    if target == 0xFFFFFFFF:
+    if family is V4 and target == 0xFFFFFFFF:
         return BROADCAST
     members = [(r, i) for r, i in table.network.members(link.name) if i.mac != sender]
     for router, interface in table.network.members(link.name):
         view, state = table.view(router.name), table.state(router.name)
         if view is None or state is None:
             continue
-        if (target, V4.host, interface.name) in view.locals and interface.mac != sender:
+        if (target, family.host, interface.name) in view.locals and interface.mac != sender:
             return interface.mac
         for near in state.neighbours.values():
-            if near.family == 4 and near.address == target and near.mac:
+            if (near.family, near.address) == (family.number, target) and near.mac:
                 there = interface_of(router, state, near.ifindex)
                 if there is not None and there.link == link.name:
                     return near.mac
@@ -219,18 +221,36 @@ def _frame(packet: dict[str, Any], from_mac: int, to_mac: int, vlan: int) -> byt
             raise ManagementError("bad-argument", f"{key}: {packet[key]} is no station's address")
         return value
 
-    def address(key: str, default: str) -> int:
-        return int(ipaddress.IPv4Address(packet.get(key, default)))
-
-    src, dst = address("nw_src", "192.0.2.1"), address("nw_dst", "192.0.2.2")
+    family = _family(packet)
+    src, dst = (
+        int(ipaddress.ip_address(packet.get(key, default)))
+        for key, default in zip(("nw_src", "nw_dst"), _ANYBODY[family], strict=True)
+    )
     source_mac, target_mac = mac("dl_src", from_mac), mac("dl_dst", to_mac)
-    dl_type = packet.get("dl_type", fl.IPV4)
+    dl_type = packet.get("dl_type", MATCHED[family].dl_type)
+    others = (fl.IPV6,) if family is V4 else (fl.IPV4, fl.ARP)
+    if dl_type in others:
+        said = f"dl_type: {dl_type:#06x} is not of {family.name}, as the addresses are"
+        raise ManagementError("bad-argument", said)
     try:
-        whole = pk.arp(1, source_mac, src, 0, dst) if dl_type == fl.ARP else _ipv4(packet, src, dst)
+        if dl_type == fl.ARP:
+            whole = pk.arp(1, source_mac, src, 0, dst)
+        elif family is V4:
+            whole = _ipv4(packet, src, dst)
+        else:
+            whole = _ipv6(packet, src, dst, source_mac)
     except pk.PacketError as error:  # the type and the code of ICMP are shorter than ports
         raise ManagementError("bad-argument", f"packet: {error}") from None
     frame = pk.ethernet(target_mac, source_mac, dl_type, whole)
     return pk.vlan(frame, vlan) if vlan else frame
+
+
+def _family(packet: dict[str, Any]) -> Family:
+    """That of the packet's addresses; without any, what its EtherType says."""
+    known = packet.get("nw_dst") or packet.get("nw_src")
+    if known is None:
+        return V6 if packet.get("dl_type") == fl.IPV6 else V4
+    return V6 if ":" in known else V4
 
 
 def _ipv4(packet: dict[str, Any], src: int, dst: int) -> bytes:
@@ -243,9 +263,31 @@ def _ipv4(packet: dict[str, Any], src: int, dst: int) -> bytes:
         body = pk.tcp(src, dst, sport, dport)
     elif proto == fl.ICMP:
         body = pk.icmp(sport or 8, dport)
-    flags = FIRST_FRAGMENT if packet.get("fragment") else 0
+    flags = pk.MORE_FRAGMENTS if packet.get("fragment") else 0
     ttl, tos = packet.get("nw_ttl", 64), packet.get("nw_tos", 0)
     return pk.ipv4(src, dst, proto, body, ttl=ttl, tos=tos, flags=flags)
+
+
+def _ipv6(packet: dict[str, Any], src: int, dst: int, source_mac: int) -> bytes:
+    """`source_mac`: what a neighbour solicitation (RFC 4861, section 4.3) says of who asks for
+    `dst`."""
+    proto = packet.get("nw_proto", fl.UDP)
+    sport, dport = packet.get("tp_src", 0), packet.get("tp_dst", 0)
+    body, hops = b"", 64
+    if proto == fl.UDP:
+        body = pk.udp(src, dst, sport, dport)
+    elif proto == fl.TCP:
+        body = pk.tcp(src, dst, sport, dport)
+    elif proto == fl.ICMPV6:
+        said = bytes(4)
+        if sport == fl.SOLICITATION:
+            told = b"\1\1" + source_mac.to_bytes(6, "big")
+            hops, said = 255, bytes(4) + dst.to_bytes(16, "big") + told
+        body = pk.icmpv6(src, dst, sport or 128, dport, said)
+    if packet.get("fragment"):  # the first one (RFC 8200, section 4.5)
+        proto, body = 44, bytes((proto, 0, 0, 1, 0, 0, 0, 1)) + body
+    hops, tclass = packet.get("nw_ttl", hops), packet.get("nw_tos", 0)
+    return pk.ipv6(src, dst, proto, body, hops=hops, tclass=tclass)
 
 
 # --------------------------------------------------------------------------------------------

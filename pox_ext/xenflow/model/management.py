@@ -145,6 +145,14 @@ def _destination(value: Any) -> str:
     return str(found if "/" in text else found.network_address)
 
 
+def _address(value: Any) -> str:
+    """An address, as Python writes it.  Which link a link-local one is on, it does not say."""
+    text = _is_text(value, 64)
+    if "%" in text:
+        raise UnfitError
+    return str(ipaddress.ip_address(text))
+
+
 def _mac(value: Any) -> str:
     return mac_text(mac_number(_is_text(value, 17)))
 
@@ -225,7 +233,7 @@ NAME = Value(f"a name of 1 to {MAX_NAME} characters", _name)
 TEXT = Value("text", lambda value: _is_text(value, MAX_REQUEST))
 FILE = Value("the text of a network file", lambda value: _is_text(value, MAX_IMPORT))
 OBJECT = Value("an object", _object)
-ADDRESS4 = Value("an IPv4 address", lambda value: str(ipaddress.IPv4Address(_is_text(value, 64))))
+ADDRESS = Value("an IPv4 or IPv6 address", _address)
 DESTINATION = Value("an address, or a prefix without host bits", _destination)
 MAC = Value('a MAC address such as "02:00:00:01:01:01"', _mac)
 URL = Value('"tcp://ADDRESS:PORT"', _tcp_url)
@@ -245,8 +253,8 @@ PACKET_FIELDS: dict[str, Argument] = {
     "dl_dst": Argument(MAC),
     "dl_type": Argument(whole(0, 0xFFFF)),
     "dl_vlan": Argument(whole(0, 4095)),
-    "nw_src": Argument(ADDRESS4),
-    "nw_dst": Argument(ADDRESS4),
+    "nw_src": Argument(ADDRESS),
+    "nw_dst": Argument(ADDRESS),
     "nw_proto": Argument(whole(0, 255)),
     "nw_tos": Argument(whole(0, 255)),
     "nw_ttl": Argument(whole(0, 255)),
@@ -255,7 +263,8 @@ PACKET_FIELDS: dict[str, Argument] = {
     "fragment": Argument(BOOLEAN),
     "link": Argument(NAME),
 }
-"""A packet to trace; `link` is the virtual link it arrives from at the router."""
+"""A packet to trace; `link` is the virtual link it arrives from at the router.  The addresses are
+of one family."""
 
 PACKET = Value(f"an object of {', '.join(PACKET_FIELDS)}", _record(PACKET_FIELDS))
 
@@ -287,6 +296,9 @@ def _trace_has_one_start(arguments: Mapping[str, Any]) -> None:
         raise UnfitError("expected either router, or datapath and in_port")
     if (arguments["packet"] is None) == (arguments["frame"] is None):
         raise UnfitError("expected either packet or frame")
+    ends = [(arguments["packet"] or {}).get(key) for key in ("nw_src", "nw_dst")]
+    if len({":" in end for end in ends if end}) > 1:
+        raise UnfitError("packet: nw_src and nw_dst are of different families")
     if arguments["frame"] is not None and not at_port:
         raise UnfitError("a frame comes in by a port: expected datapath and in_port with it")
 

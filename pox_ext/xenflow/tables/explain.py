@@ -188,7 +188,7 @@ def _next_hop(flow: Flow, names: Names) -> str:
         return f"resolved: TTL one less, to {mac_text(mac)} on link {names.link(link)}"
     if _matches(flow, layout.Reg.LARGER) is not None:
         return "too large for the interface: to the VM, which fragments or refuses it"
-    return "not resolved, or unreachable: to the VM, which asks by ARP or answers"
+    return "not resolved, or unreachable: to the VM, which asks for its MAC address, or answers"
 
 
 def _legs(flow: Flow, names: Names) -> str:
