@@ -47,7 +47,10 @@ def end(lab: Lab, name: str, host: str, options: LabOptions) -> None:
 def readdress(before: Lab, after: Lab, name: str, options: LabOptions) -> None:
     """Give a router that runs other addresses.  Raises LabError."""
     old, new = ([a for a in lab.assignments if a[0] == name] for lab in (before, after))
-    steps = [Step(Do.ADDRESS, a) for a in new if a not in old]
+    speaks = [place for place in before.speaking_ipv6 if place[0] == name]
+    come = [p for p in after.speaking_ipv6 if p[0] == name and p not in speaks]
+    steps = [Step(Do.IPV6, place) for place in come]
+    steps += [Step(Do.ADDRESS, a) for a in new if a not in old]
     steps += [Step(Do.NO_ADDRESS, a) for a in old if a not in new]
     _carry_out(Change(before, after, "", options), steps)
 

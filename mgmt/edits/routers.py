@@ -6,24 +6,24 @@ import tomllib
 from argparse import Namespace
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any
 
 from mgmt.edits import new, next_free, replaced, without
-from mgmt.hypervisor.vm import DAEMONS, RouterVm
+from mgmt.hypervisor.vm import DAEMONS, RouterVm, addresses
 from mgmt.session import UsageError
 from xenflow.model.network import Interface, Network, Router
 from xenflow.model.values import UnfitError, mac_number, mac_text
 from xenflow.store.filling import MAX_ID, fill, interface_name
 from xenflow.store.network_text import to_text
 
-FORM = "NAME:LINK,ADDRESS/PREFIX[,MAC]"
+FORM = "NAME:LINK,ADDRESS/PREFIX[,ADDRESS/PREFIX...][,MAC]"
 
 
 @dataclass(frozen=True, slots=True)
 class InterfaceWords:
-    """An interface as the command line says it; what is empty was not said."""
+    """An interface as the command line says it, of several addresses with commas between them; what
+    is empty was not said."""
 
     name: str
     link: str
@@ -35,10 +35,10 @@ def interface(text: str) -> InterfaceWords:
     """Raises UsageError where a text is not of FORM."""
     place, *rest = text.split(",")
     name, colon, link = place.partition(":")
-    address = next((word for word in rest if "/" in word), "")
-    mac = next((word for word in rest if "/" not in word), "")
+    address = ",".join(word for word in rest if "/" in word)
+    mac, *more = [word for word in rest if "/" not in word] or [""]
     try:
-        if not (name and colon and link) or len(rest) > len([w for w in (address, mac) if w]):
+        if not (name and colon and link) or more:
             raise UnfitError
         mac = mac_text(mac_number(mac)) if mac else ""
     except UnfitError:
@@ -47,11 +47,12 @@ def interface(text: str) -> InterfaceWords:
 
 
 def checked(interface: str, address: str) -> str:
-    """An address with its prefix's length.  Raises UsageError."""
+    """An address with its prefix's length, an IPv4 one, and others after commas.  Raises
+    UsageError."""
     try:
-        if "/" not in address:
+        if not all("/" in each for each in address.split(",")):
             raise ValueError("no /PREFIX")
-        return str(IPv4Interface(address))
+        return ",".join(map(str, addresses(address)))
     except ValueError as error:
         raise UsageError(f"{interface}: address {address}: {error}") from None
 
@@ -134,12 +135,12 @@ def is_as_asked(router: Router, args: Namespace) -> bool:
 
 def vm_of(network: Network, router: Router, args: Namespace) -> RouterVm:
     """What its VM is made of.  Raises UsageError where an interface has no address."""
-    addresses = {w.name: w.address for w in map(interface, args.interface)}
-    if missing := [name for name, address in addresses.items() if not address]:
+    said = {w.name: w.address for w in map(interface, args.interface)}
+    if missing := [name for name, address in said.items() if not address]:
         raise UsageError(f"{router.name}: no address for {', '.join(missing)}: {FORM}")
     links = {i.link: network.links[i.link] for i in router.interfaces}
     numbers = {name: (link.id, link.vlan) for name, link in links.items()}
-    return RouterVm(router, numbers, addresses, *daemon(args.config))
+    return RouterVm(router, numbers, said, *daemon(args.config))
 
 
 def changed(network: Network, name: str, **other: Any) -> Network:

@@ -60,6 +60,9 @@ class XlVms:
         """There must be its image, and BIRD is all there is in that."""
         if vm.daemon == "frr":
             raise HypervisorError(f"{vm.router.name}: the router's image for Xen has BIRD, no FRR")
+        if several := [name for name, text in vm.addresses.items() if "," in text]:
+            words = "an interface has one address, an IPv4 one, in the router's image for Xen"
+            raise HypervisorError(f"{vm.router.name}: {several[0]}: {words}")
         image = vm.router.image or FOLDER
         wanted = [f"{image}/{KERNEL}", f"{image}/{INITRD}", ROUTER_IMAGE]
         for name in self._hosts:

@@ -80,10 +80,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     change = verb("set", "a router changes; what its VM has at its start only comes then")
     change.add_argument(
         "--address",
-        metavar="IF=ADDRESS/PREFIX",
+        metavar="IF=ADDRESS/PREFIX[,ADDRESS/PREFIX...]",
         action="append",
         default=[],
-        help="an interface's address (may be repeated)",
+        help="an interface's addresses, IPv4's and others (may be repeated)",
     )
     change.add_argument(
         "--mac",

@@ -425,7 +425,23 @@ def test_numbers_of_those_that_are_not_forgotten_are_given_to_nobody() -> None:
     assert routers.renamed(stopped, "vr9", "vr10", {9}).routers["vr10"].id == 10
 
 
-@pytest.mark.parametrize("text", ["eth0", "eth0:", "eth0:left,x", "eth0:left,10.0.1.9/40"])
+def test_an_interface_has_addresses_of_both_families() -> None:
+    said = routers.interface("eth0:left,10.0.1.9/24,2001:DB8:1::9/64,02:00:00:00:00:09")
+    assert (said.address, said.mac) == ("10.0.1.9/24,2001:db8:1::9/64", "02:00:00:00:00:09")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "eth0",
+        "eth0:",
+        "eth0:left,x",
+        "eth0:left,10.0.1.9/40",
+        "eth0:left,2001:db8:1::9/64",
+        "eth0:left,10.0.1.9/24,2001:db8:1::9",
+        "eth0:left,10.0.1.9/24,2001:db8:1::9/129",
+    ],
+)
 def test_an_interface_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="eth0"):
         routers.interface(text)

@@ -136,6 +136,9 @@ def test_what_a_host_lacks_is_said_before_anything() -> None:
     xen.vms.may_make(VM, "host-b")
     with pytest.raises(HypervisorError, match="no FRR"):
         xen.vms.may_make(RouterVm(ROUTER, {}, {}, "frr", "router ospf"), "host-b")
+    both = RouterVm(ROUTER, {}, {"eth0": "10.0.1.9/24,2001:db8:1::9/64"})
+    with pytest.raises(HypervisorError, match="eth0: an interface has one address, an IPv4 one"):
+        xen.vms.may_make(both, "host-b")
     xen.missing = f"{FOLDER}/initrd-router"
     with pytest.raises(HypervisorError, match="host-a has no .*initrd-router"):
         xen.vms.may_make(VM, "host-b")
