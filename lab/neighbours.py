@@ -22,11 +22,11 @@ _SHARE = {"gc_thresh1": 1, "gc_thresh2": 2, "gc_thresh3": 4}
 
 
 def needed(lab: Lab) -> int:
-    """How many entries the nodes of a lab have when everyone on a link knows everyone there, and
-    every node those that it is managed by."""
+    """How many entries of a family the nodes of a lab have when everyone on a link knows everyone
+    there, over IPv6 by the link-local address too, and every node those that it is managed by."""
     sizes = [len(lab.members(link)) for link in lab.network.links]
-    nodes = len(lab.management)
-    return sum(n * (n - 1) + n * _OF_ITSELF for n in sizes) + nodes * 2
+    nodes, addresses = len(lab.management), 2 if lab.ipv6 else 1
+    return sum(addresses * n * (n - 1) + n * _OF_ITSELF for n in sizes) + nodes * 2
 
 
 def settings(entries: int) -> dict[str, int]:

@@ -15,14 +15,13 @@ from lab.namespace import LabError
 THIRD = "net/ipv4/neigh/default/gc_thresh3"
 
 
-def star(leaves: int, together: int = 2) -> Lab:
+def star(leaves: int, together: int = 2, *, ipv6: bool = False) -> Lab:
     """A router with so many links, each with so many members."""
     links = [f"l{n}" for n in range(leaves)]
     network = SimpleNamespace(name="star", links=links)
     nodes = dict.fromkeys(map(str, range(leaves + 2)))
-    return cast(
-        Lab, SimpleNamespace(network=network, members=lambda _: range(together), management=nodes)
-    )
+    members = {"members": lambda _: range(together), "management": nodes, "ipv6": ipv6}
+    return cast(Lab, SimpleNamespace(network=network, **members))
 
 
 def test_what_is_needed_grows_with_the_lab() -> None:
@@ -30,7 +29,8 @@ def test_what_is_needed_grows_with_the_lab() -> None:
     many = neighbours.needed(star(501))
     assert many > 1024  # what a kernel takes unless it is told otherwise
     assert neighbours.settings(many)[THIRD] == 32768
-    assert neighbours.needed(star(1, 200)) > 200 * 199
+    assert 2 * 200 * 199 > neighbours.needed(star(1, 200)) > 200 * 199
+    assert neighbours.needed(star(1, 200, ipv6=True)) > 2 * 200 * 199  # link-local ones, too
     assert neighbours.settings(50_000)[THIRD] == 200_000
 
 
