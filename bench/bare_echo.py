@@ -17,14 +17,14 @@ import zmq
 
 from xenflow.openflow import build, parse, wire
 
-RTMGRP_IPV4_ROUTE = 0x40
+RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE = 0x40, 0x400
 HEADER_BYTES, ROUTE_BYTES, FLOW_BYTES = 40, 17, 112
 
 
 def router(address: str) -> None:
     """netlink -> ZeroMQ."""
     kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-    kernel.bind((0, RTMGRP_IPV4_ROUTE))
+    kernel.bind((0, RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE))
     sock: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
     sock.ipv6 = True
     sock.connect(address)

@@ -1,4 +1,5 @@
-"""How long one changed route takes: `route_change_latency`, `route_change_latency_1m`.
+"""How long one changed route takes: `route_change_latency`, `route_change_latency_1m`,
+and `route6_change_latency_1m` of IPv6 routes.
 
 Measured: from just before the system call that replaces one route in the kernel of a virtual
 router with 100,000 routes (the netlink event is sent within it) until the one who measures hears
@@ -25,6 +26,7 @@ from bench.open_vswitch import BenchError
 from bench.results import Found, Row, percentile
 from bench.virtual_router import Running, VirtualRouter
 from xenflow.routes import messages as m
+from xenflow.routes.family import V4, Family
 
 FLOOR_PORT = 6635
 FLOOR_ROUTES = 100_000
@@ -39,9 +41,10 @@ def route_change_latency(
     routes: int,
     profile: str = "",
     name: str = "route_change_latency",
+    family: Family = V4,
 ) -> Found:
     """See the module."""
-    table = internet_routes(routes)
+    table = internet_routes(routes, family=family)
     draw = random.Random(2)
     report = directory / "echo"
     report.unlink(missing_ok=True)
@@ -54,8 +57,8 @@ def route_change_latency(
     bare_router = ["-m", "bench.bare_echo", "router", "tcp://[fe80::1%ctl0]:6641"]
     with (
         open_vswitch.running(directory / "ovs", DPID) as switch,
-        VirtualRouter("bench-vr1", CONTROL, ("vr1.0", "vr1.1")) as router,
-        VirtualRouter("bench-floor", "floor.ctl", ("floor.0", "floor.1")) as floor,
+        VirtualRouter("bench-vr1", CONTROL, ("vr1.0", "vr1.1"), family) as router,
+        VirtualRouter("bench-floor", "floor.ctl", ("floor.0", "floor.1"), family) as floor,
         Running(bare_table, log),
     ):
         for vif in router.vifs:

@@ -59,9 +59,7 @@ def live(directory: Path, core: Sequence[str], runs: int, routes: int) -> Found:
 def _ip(directory: Path, table: Table) -> list[str]:
     lines = directory / "routes.batch"
     lines.write_text(
-        "".join(
-            f"route add {text(net, plen)} via {gateway(n)}\n" for n, (net, plen) in enumerate(table)
-        )
+        "".join(f"route add {text(*prefix)} via {gateway(n)}\n" for n, prefix in enumerate(table))
     )
     return ["ip", "-batch", str(lines)]
 
@@ -69,7 +67,7 @@ def _ip(directory: Path, table: Table) -> list[str]:
 def _bird(directory: Path, table: Table) -> list[str]:
     config = directory / "bird.conf"
     routes = "".join(
-        f"  route {text(net, plen)} via {gateway(n)};\n" for n, (net, plen) in enumerate(table)
+        f"  route {text(*prefix)} via {gateway(n)};\n" for n, prefix in enumerate(table)
     )
     config.write_text(
         "router id 10.0.1.1;\n"

@@ -170,8 +170,8 @@ def _learn(lab: Lab, router: Mover, routes: int) -> None:
     near = {i.link for i in interfaces}
     gateways = [m.address.ip for m in lab.machines.values() if m.link in near]
     lines = [
-        f"route add {text(net, plen)} via {gateways[n % len(gateways)]} proto {PROTO}"
-        for n, (net, plen) in enumerate(internet_routes(routes))
+        f"route add {text(*prefix)} via {gateways[n % len(gateways)]} proto {PROTO}"
+        for n, prefix in enumerate(internet_routes(routes))
     ]
     done = operate.run(router.router, ["ip", "-batch", "-"], input="\n".join(lines))
     if done.returncode:

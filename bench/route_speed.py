@@ -1,5 +1,5 @@
 """`routes_socket_to_switch`, `routes_kernel_to_switch`: how long 100,000 routes take; and
-`routes_1m_socket_to_switch`, `routes_1m_kernel_to_switch` for a million.
+`routes_1m_socket_to_switch`, `routes_1m_kernel_to_switch` for a million; `routes6_...` for IPv6.
 
 Measured: from the first message sent to the Rule Table's socket (or from the start of the routerd
 process, in a namespace whose kernel holds the routes already) until the controller has the
@@ -39,8 +39,9 @@ from bench.memory import kernel_route_octets, status_octets
 from bench.open_vswitch import BenchError, OpenVSwitch, cpu_s
 from bench.raw_controller import RawController, in_chunks
 from bench.results import Found, Row
-from bench.virtual_router import VirtualRouter
+from bench.virtual_router import VirtualRouter, gateway
 from xenflow.routes import messages as m
+from xenflow.routes.family import V4, V6, Family
 from xenflow.routes.router_state import NO_POLICY, RouterState
 from xenflow.routes.sender import snapshot_messages
 from xenflow.tables import cookies, layout
@@ -54,9 +55,11 @@ LARGE = 500_000
 _WORKING = 7
 
 
-def router_state(routes: Sequence[tuple[int, int]], number: int = 0) -> RouterState:
-    """The router with this number, from 0, on two links, its routes spread over resolved
-    gateways."""
+def router_state(
+    routes: Sequence[tuple[int, int]], number: int = 0, family: Family = V4
+) -> RouterState:
+    """The router with this number, from 0, on two links, its routes, all of one family, spread over
+    resolved gateways."""
     interfaces = {
         2: m.VmInterface(2, _WORKING, 1500, interface_mac(number, 0), "eth0"),
         3: m.VmInterface(3, _WORKING, 1500, interface_mac(number, 1), "eth1"),
@@ -64,10 +67,12 @@ def router_state(routes: Sequence[tuple[int, int]], number: int = 0) -> RouterSt
     local = {(4, 32, a): m.Local(4, 32, i, a) for i, a in ((2, 0x0A000101), (3, 0x0A000201))}
     via = m.NextHopType.VIA
     hops = [
-        m.NextHop(10 + n, via, 4, 2 + n % 2, 0x0A000102 + n + 256 * (n % 2), gateway_mac(number, n))
+        m.NextHop(
+            10 + n, via, family.number, 2 + n % 2, int(gateway(n, family)), gateway_mac(number, n)
+        )
         for n in range(GATEWAYS)
     ]
-    table = {net << 8 | plen: 10 + n * 7 % GATEWAYS for n, (net, plen) in enumerate(routes)}
+    table = {net << 8 | span: 10 + n * 7 % GATEWAYS for n, (net, span) in enumerate(routes)}
     state = RouterState.of(
         interfaces, local, {hop.id: hop for hop in hops}, {}, {}, table, NO_POLICY
     )
@@ -79,7 +84,8 @@ def prepacked(told: Sequence[list[bytes]]) -> bytes:
     """The flow messages for the routes in these route messages, in their order."""
     packer = RoutePacker()
     sections = [section for frames in told for section in m.parse_sections(frames)]
-    routes = [s.records for s in sections if s.kind is m.SectionKind.ROUTE4]
+    kinds = (m.SectionKind.ROUTE4, m.SectionKind.ROUTE6)
+    routes = [s.records for s in sections if s.kind in kinds]
     return b"".join(
         chunk
         for part in routes
@@ -171,9 +177,10 @@ def socket_to_switch(
     quick: bool,
     profile: str = "",
     name: str = "routes_socket_to_switch",
+    family: Family = V4,
 ) -> Found:
     """See the module.  `core` are options of `pox.py` that choose POX or the stand-in."""
-    state = router_state(internet_routes(routes))
+    state = router_state(internet_routes(routes, family=family), family=family)
     told = list(snapshot_messages(state, ROUTER))
     flows = prepacked(told)
     raw = RawController(RAW_PORT)
@@ -209,14 +216,15 @@ def kernel_to_switch(
     quick: bool,
     profile: str = "",
     name: str = "routes_kernel_to_switch",
+    family: Family = V4,
 ) -> Found:
     """See the module."""
-    table = internet_routes(routes)
+    table = internet_routes(routes, family=family)
     raw = RawController(RAW_PORT)
     memory: list[dict[str, int]] = []
     with (
         open_vswitch.running(directory / "ovs", DPID) as switch,
-        VirtualRouter("bench-vr1", CONTROL, ("vr1.0", "vr1.1")) as router,
+        VirtualRouter("bench-vr1", CONTROL, ("vr1.0", "vr1.1"), family) as router,
     ):
         for vif in router.vifs:
             switch.add_port(vif)
@@ -228,7 +236,8 @@ def kernel_to_switch(
         learned_s = router.learn(table)
         contest = Contest(switch, raw, quick, routes)
         if contest.large:
-            contest.warm_up(prepacked(list(snapshot_messages(router_state(table), ROUTER))))
+            told = snapshot_messages(router_state(table, family=family), ROUTER)
+            contest.warm_up(prepacked(list(told)))
         for _ in range(runs):
             with ControllerProcess(directory, core) as controller:
                 controller.wait_connected(switch)
@@ -249,7 +258,7 @@ def kernel_to_switch(
             part: round((median(each[part] for each in memory) - empty[part]) / routes, 1)
             for part in empty
         }
-        suffix = "_1m" if routes >= LARGE else ""
+        suffix = ("6" if family is V6 else "") + ("_1m" if routes >= LARGE else "")
         for part in ("controller", "routerd", "kernel"):
             found.rows.append(Row(f"memory{suffix}_{part}", weights[part], "octets a route"))
         found.sweep[name] |= {

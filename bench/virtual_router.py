@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from bench.controller import GATEWAYS, ROOT, ROUTER
 from bench.internet_routes import text
 from bench.open_vswitch import end
 from lab.namespace import inside
+from xenflow.routes.family import V4, Family, length_of
 
 RTM_NEWROUTE, RTM_DELNEXTHOP = 24, 105
 _REQUEST_ACK = 0x1 | 0x4
@@ -24,17 +25,22 @@ _REPLACE = 0x1 | 0x4 | 0x100 | 0x400
 _NEXTHOP = struct.Struct("=IHHII BBBBI HHI")
 MEMBERS, GROUP = (1, 2), 10
 """Ids of next hop objects: two gateways on different links, and the group of both."""
-_ROUTE = struct.Struct("=IHHII BBBBBBBBI HHI HHI HHI")
+_HEADER = struct.Struct("=IHHII")
+_RTMSG = struct.Struct("=BBBBBBBBI")
+_DESTINATION, _INTERFACE, _GATEWAY = 1, 4, 5
+"""RTA_DST, RTA_OIF, RTA_GATEWAY."""
 
 
 class VirtualRouter:
     """The namespace `name`, with a control link to here called `control`, and two data links
-    whose ends here are called `vifs`; ends with the `with`."""
+    whose ends here are called `vifs`, with addresses of both families; ends with the `with`.
+    `family`: that of its routes."""
 
-    def __init__(self, name: str, control: str, vifs: Sequence[str]) -> None:
+    def __init__(self, name: str, control: str, vifs: Sequence[str], family: Family = V4) -> None:
         self.name = name
         self.control = control
         self.vifs = vifs
+        self.family = family
 
     def __enter__(self) -> VirtualRouter:
         run = subprocess.run
@@ -57,13 +63,15 @@ class VirtualRouter:
                 f"link set {vif} up",
             ]
             inner += [f"link set eth{n} up", f"addr add 10.0.{n + 1}.1/24 dev eth{n}"]
+            inner += [f"addr add 2001:db8:{n + 1}::1/64 dev eth{n} nodad"]
             inner += [
-                f"neigh replace 10.0.{n + 1}.{2 + g} lladdr 02:00:00:aa:00:{g:02x} dev eth{n}"
-                " nud permanent"
+                f"neigh replace {address} lladdr 02:00:00:aa:00:{g:02x} dev eth{n} nud permanent"
                 for g in range(GATEWAYS)
+                for address in (f"10.0.{n + 1}.{2 + g}", f"2001:db8:{n + 1}::{2 + g:x}")
             ]
         run(["ip", "-batch", "-"], input="\n".join(batch), text=True, check=True)
         settings = ["net.ipv4.ip_forward=1", "net.ipv4.conf.all.rp_filter=0"]
+        settings += ["net.ipv6.conf.all.forwarding=1"]
         run(["ip", "netns", "exec", self.name, "sysctl", "-qw", *settings], check=True)
         run(["ip", "-n", self.name, "-batch", "-"], input="\n".join(inner), text=True, check=True)
         with inside(self.name):
@@ -83,7 +91,8 @@ class VirtualRouter:
         self._routes = list(routes)
         self._hops = list(range(len(routes)))
         lines = [
-            f"route add {text(net, plen)} via {gateway(n)}" for n, (net, plen) in enumerate(routes)
+            f"route add {text(*prefix)} via {gateway(n, self.family)}"
+            for n, prefix in enumerate(routes)
         ]
         started = time.perf_counter()
         self._batch(lines)
@@ -95,7 +104,7 @@ class VirtualRouter:
         command = ["ip", "netns", "exec", self.name, "sysctl", "-qw"]
         subprocess.run([*command, "net.ipv4.nexthop_compat_mode=0"], check=True)
         self.regain()
-        self._batch([f"route add {text(net, plen)} nhid {GROUP}" for net, plen in routes])
+        self._batch([f"route add {text(*prefix)} nhid {GROUP}" for prefix in routes])
 
     def regain(self) -> None:
         """Both next hop objects are there, and in the group."""
@@ -126,33 +135,17 @@ class VirtualRouter:
         """`ip route replace` of one route, which gets another gateway, by one system call;
         `time.perf_counter` before it."""
         number = self._hops[index] = self._hops[index] + 1
-        via = gateway(number)
-        net, plen = self._routes[index]
-        message = _ROUTE.pack(
-            _ROUTE.size,
-            RTM_NEWROUTE,
-            _REPLACE,
-            number,
-            0,
-            socket.AF_INET,
-            plen,
-            0,
-            0,
-            254,
-            3,
-            0,
-            1,
-            0,
-            8,
-            1,
-            socket.htonl(net),
-            8,
-            5,
-            socket.htonl(int(via)),
-            8,
-            4,
-            self._indexes[number % 2],
-        )
+        net, span = self._routes[index]
+        family = socket.AF_INET if self.family is V4 else socket.AF_INET6
+        body = _RTMSG.pack(family, length_of(span), 0, 0, 254, 3, 0, 1, 0)
+        for kind, value in (
+            (_DESTINATION, net.to_bytes(self.family.bits // 8, "big")),
+            (_GATEWAY, gateway(number, self.family).packed),
+            (_INTERFACE, struct.pack("=I", self._indexes[number % 2])),
+        ):
+            body += struct.pack("=HH", 4 + len(value), kind) + value
+        head = _HEADER.pack(_HEADER.size + len(body), RTM_NEWROUTE, _REPLACE, number, 0)
+        message = head + body
         started = time.perf_counter()
         self._ask(message)
         return started
@@ -168,9 +161,12 @@ class VirtualRouter:
         return self.run(words, directory / "routerd.log")
 
 
-def gateway(number: int) -> IPv4Address:
+def gateway(number: int, family: Family = V4) -> IPv4Address | IPv6Address:
     """One of the gateways on both links; even numbers are on the first."""
-    return IPv4Address(0x0A000102 + 256 * (number % 2) + number * 7 % GATEWAYS)
+    link, place = number % 2, number * 7 % GATEWAYS
+    if family is V4:
+        return IPv4Address(0x0A000102 + 256 * link + place)
+    return IPv6Address((0x20010DB8 << 96) + (link + 1 << 80) + 2 + place)
 
 
 class Running:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import socket
 import struct
 import time
+from functools import partial
 from typing import Any
 
 REPORT = struct.Struct("!BQQ")
@@ -21,7 +22,7 @@ def launch(to: str) -> None:
     """Watch the Rule Table once it is there."""
     from pox.core import core
 
-    core.call_when_ready(_watch, ["xenflow"], args=(to,))
+    core.call_when_ready(partial(_watch, to), ["xenflow"])
 
 
 def _watch(to: str) -> None:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,8 @@ def environment(*folders: Path) -> dict[str, str]:
 
 
 class LaunchedController:
-    """A running `pox.py` with a component of the tests', the recorder unless named."""
+    """A running `pox.py` with a component of the tests', the recorder unless named; `folders`:
+    where more are."""
 
     def __init__(
         self,
@@ -68,6 +69,7 @@ class LaunchedController:
         words: list[str],
         before: list[str] | None = None,
         component: str = "recorder",
+        folders: Sequence[Path] = (),
     ) -> None:
         self.port = free_port()
         self.process = subprocess.Popen(
@@ -82,7 +84,7 @@ class LaunchedController:
                 *words,
             ],
             cwd=ROOT,
-            env=environment(),
+            env=environment(*folders),
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -316,3 +316,10 @@ def test_get_pox_where_there_is_none(tmp_path):
     )
     assert done.returncode == 0 and "cannot be reached" in done.stdout
     assert not (tmp_path / "vendor").exists()
+
+
+def test_the_benchmarks_witness_starts_beside_other_components(core, start, tmp_path):
+    """It asks the core for no more than every core has."""
+    witness = ["bench_witness", f"--to={tmp_path / 'witness'}"]
+    running = start(core, *witness, folders=(ROOT / "bench" / "components",))
+    assert running.stop() == 0
