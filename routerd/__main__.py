@@ -12,7 +12,7 @@ from typing import Any
 
 from routerd.daemon import Daemon, DaemonOptions, read_once
 from routerd.rule_table_link import endpoint
-from xenflow.routes.family import prefix_text
+from xenflow.routes.family import V4, V6, prefix_text
 from xenflow.routes.router_state import RouterState
 
 DESCRIPTION = """\
@@ -177,7 +177,8 @@ def _mac(value: int) -> str:
 def as_json(state: RouterState) -> dict[str, Any]:
     """The state for people and scripts: addresses and MACs as text."""
     return {
-        "slow": state.policy.reason if state.policy.slow else "",
+        "slow": state.policy.slow_of(V4),
+        "slow6": state.policy.slow_of(V6),
         "remarks": [remark.words for remark in state.policy.remarks],
         "interfaces": [
             {"ifindex": i.ifindex, "name": i.name, "mac": _mac(i.mac), "mtu": i.mtu}

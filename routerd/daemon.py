@@ -19,6 +19,7 @@ import os
 import select
 import signal
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +46,9 @@ BEYOND_S = 5.0
 """What the kernel does not notify of (iptables, IPsec on old kernels) is looked at this often."""
 KEEP_S = 1.0
 """Neighbours are looked after this often."""
-_HASH_POLICY = Path("/proc/sys/net/ipv4/fib_multipath_hash_policy")
+EXPIRY_S = 0.05
+"""A route's expiry is told in hundredths of a second; it is over for sure so much later."""
+_HASH_POLICY = "/proc/sys/net/ipv{}/fib_multipath_hash_policy"
 _DRAIN = 256
 """Datagrams read before a change is put together."""
 _DRAINS = 64
@@ -127,11 +130,16 @@ class Kernel:
             log.warning(words, message.type, str(error))
 
     def expire(self, now: float) -> float | None:
-        """End what was told in spite of a carrier's loss; returns when the next of it ends."""
+        """End what was told in spite of a carrier's loss, and look at routes whose time is over;
+        returns when the next of it ends."""
+        tables = self.tables
         until = self.view.grace.expire(now)
-        if self.tables.dirty_links:
-            self.tables.dirty_links, self.dump_all = False, True
-        return until
+        if tables.dirty_links:
+            tables.dirty_links, self.dump_all = False, True
+        if tables.expiry is not None and now >= tables.expiry + EXPIRY_S:
+            tables.expiry, self.dump_all = None, True
+        over = [] if tables.expiry is None else [tables.expiry + EXPIRY_S]
+        return min(over if until is None else [until, *over], default=None)
 
     def needs_dump(self) -> bool:
         """Whether notifications alone do not tell what is true now."""
@@ -145,20 +153,20 @@ class Kernel:
         view, bodies, optional = self.view, self._requests.bodies, self._requests.optional
         if self.dump_all:
             view.dumped_links(bodies(rt.get_all(rt.RTM_GETLINK)), time.monotonic())
-            view.dumped_netconf(bodies(rt.get_all(rt.RTM_GETNETCONF, rt.AF_INET)))
-            view.dumped_netconf6(optional(rt.get_all(rt.RTM_GETNETCONF, rt.AF_INET6)))
+            view.dumped_netconf(4, bodies(rt.get_all(rt.RTM_GETNETCONF, rt.AF_INET)))
+            view.dumped_netconf(6, optional(rt.get_all(rt.RTM_GETNETCONF, rt.AF_INET6)))
             view.dumped_nexthops(optional(rt.get_all(rt.RTM_GETNEXTHOP)))
-            self.tables.hash_policy = _hash_policy()
+            self.tables.hash_policy = _hash_policies()
             self._dump_main()
-        view.dumped_rules(bodies(rt.get_all(rt.RTM_GETRULE, rt.AF_INET)))
+        view.dumped_rules(4, bodies(rt.get_all(rt.RTM_GETRULE, rt.AF_INET)))
+        view.dumped_rules(6, optional(rt.get_all(rt.RTM_GETRULE, rt.AF_INET6)))
         view.begin_others()
-        for family, table in (
+        for raw, table in (
             (rt.AF_INET, rt.TABLE_LOCAL),
             (rt.AF_INET, rt.TABLE_DEFAULT),
             (rt.AF_INET6, rt.TABLE_LOCAL),
-            (rt.AF_INET6, rt.TABLE_MAIN),
         ):
-            view.dumped_routes(optional(rt.get_routes(family, table)))
+            view.dumped_routes(optional(rt.get_routes(raw, table)), time.monotonic())
         if self.dump_all:
             view.dumped_neighbours(
                 bodies(rt.get_all(rt.RTM_GETNEIGH, rt.AF_INET))
@@ -198,14 +206,17 @@ class Kernel:
             try:
                 for datagram in self._requests.datagrams(request):
                     self.view.dumped_routes4(datagram)
-                return
+                break
             except DumpInterrupted:
                 continue
             except rt.NetlinkError as error:
                 if error.errno != errno.ENOENT:  # a table that has never had a route
                     raise
-                return
-        raise DumpInterrupted(errno.EINTR, "the main table never held still")
+                break
+        else:
+            raise DumpInterrupted(errno.EINTR, "the main table never held still")
+        six = self._requests.optional(rt.get_routes(rt.AF_INET6, rt.TABLE_MAIN))
+        self.view.dumped_routes(six, time.monotonic())
 
     def refresh_beyond(self, now: float) -> None:
         """Look at what the kernel does not notify of, or not in full, and note what needs a dump.
@@ -214,11 +225,10 @@ class Kernel:
         """
         self.look_beyond = False
         tables, bodies = self.tables, self._requests.bodies
-        xdp = {link.ifindex for link in tables.links.values() if link.xdp}
         links = filter(None, map(rt.link, bodies(rt.get_all(rt.RTM_GETLINK))))
-        if xdp != {link.ifindex for link in links if link.xdp}:
+        if _silent(tables.links.values()) != _silent(links):
             self.dump_all = self.look_first = True
-        if tables.hash_policy != _hash_policy():
+        if tables.hash_policy != _hash_policies():
             self.dump_all = True
         outside = beyond_routing.reasons({link.ifindex: link.name for link in tables.data_links()})
         near = [
@@ -235,7 +245,7 @@ class Kernel:
     def is_dirty(self) -> bool:
         """Whether there is a change that needs no dump."""
         tables = self.tables
-        return bool(tables.dirty4 or tables.dirty_neighbours or tables.dirty_policy)
+        return bool(tables.dirty or tables.dirty_neighbours or tables.dirty_policy)
 
     def resolve(self, ifindex: int, family: int, address: int, managed: bool) -> int:
         """Have the kernel resolve a neighbour; returns the errno, 0 for done.
@@ -277,9 +287,11 @@ class Kernel:
 
     def _on_route(self, message: rt.NetlinkMessage, gone: bool) -> None:
         info = rt.route(message.body)
-        if info is None or not self.view.route_changed(info, message.flags, gone):
+        if info is None:
             return
-        if info.table == rt.TABLE_MAIN and info.family == 4:
+        if not self.view.route_changed(info, message.flags, gone, time.monotonic()):
+            return
+        if info.table == rt.TABLE_MAIN:
             self.dump_all = True
         else:
             self.dump_others = True
@@ -301,23 +313,28 @@ class Kernel:
 
     def _on_netconf(self, body: bytes, gone: bool) -> None:
         conf = rt.netconf(body)
-        if body[:1] == bytes((rt.AF_INET6,)):
-            self.view.netconf6_changed(conf, gone)
-        elif body[:1] == bytes((rt.AF_INET,)):
-            self.dump_all |= self.view.netconf_changed(conf, gone)
+        family = {rt.AF_INET: 4, rt.AF_INET6: 6}.get(body[0])
+        if family is not None:
+            self.dump_all |= self.view.netconf_changed(family, conf, gone)
 
 
 _ALWAYS_HEARD = {rt.RTM_NEWLINK, rt.RTM_DELLINK, rt.RTM_DELNEIGH}
 _ALWAYS_HEARD |= {rt.RTM_NEWNEXTHOP, rt.RTM_DELNEXTHOP}
 
 
-def _hash_policy() -> int:
-    """What chooses the leg of a route that has several (ip-sysctl.rst); 0, by the addresses, where
-    the kernel does not say."""
-    try:
-        return int(_HASH_POLICY.read_text())
-    except (OSError, ValueError):
-        return 0
+def _silent(links: Iterable[rt.LinkInfo]) -> set[tuple[int, bool, int]]:
+    """What may change of links without a notification: XDP programs, and what IPv6 sets."""
+    return {(link.ifindex, link.xdp, link.mtu6) for link in links}
+
+
+def _hash_policies() -> dict[int, int]:
+    """What chooses the leg of a route that has several (ip-sysctl.rst), by family; 0, by the
+    addresses, where the kernel does not say."""
+    found = {4: 0, 6: 0}
+    for family in found:
+        with contextlib.suppress(OSError, ValueError):
+            found[family] = int(Path(_HASH_POLICY.format(family)).read_text())
+    return found
 
 
 def _other_listeners() -> list[NetlinkListener]:
@@ -443,7 +460,7 @@ class Daemon:
                     kernel.mend_control()
             took = time.monotonic() - now
             self._dump_after = time.monotonic() + min(took, 5.0)
-            log.debug("dumped routes=%d ms=%.1f", len(kernel.tables.routes4), took * 1000)
+            log.debug("dumped routes=%d ms=%.1f", len(kernel.tables.routes), took * 1000)
         elif kernel.is_dirty() and now >= self._send_after:
             sections = kernel.telling.sections(told)
             if sections:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from routerd import rtnetlink as rt
 from xenflow.routes.messages import InterfaceFlag, InterfaceKind, Local, NextHopType, VmInterface
@@ -31,6 +32,13 @@ Candidate = tuple[int, int]
 """(metric, next hop id) of one route; id 0 for a route that the kernel skips (all legs dead)."""
 
 
+class Reason(NamedTuple):
+    """Why the kernel decides by more than its main table, in words; `family` 0: of both."""
+
+    words: str
+    family: int = 0
+
+
 @dataclass(slots=True)
 class KernelTables:
     """See the module.  `control` is the name of the interface to the Rule Table, all of whose
@@ -39,30 +47,36 @@ class KernelTables:
     control: str
     carrier_grace_s: float = 0.0
     links: dict[int, rt.LinkInfo] = field(default_factory=dict)
-    netconf: dict[int, rt.NetconfInfo] = field(default_factory=dict)
-    forwards6: set[int] = field(default_factory=set)
-    """The links that forward IPv6."""
-    hash_policy: int = 0
-    """fib_multipath_hash_policy: what beside the addresses chooses a leg."""
+    netconf: dict[int, dict[int, rt.NetconfInfo]] = field(default_factory=lambda: {4: {}, 6: {}})
+    """By family and device; device -1 is "all"."""
+    hash_policy: dict[int, int] = field(default_factory=lambda: {4: 0, 6: 0})
+    """fib_multipath_hash_policy of each family: what beside the addresses chooses a leg."""
     nexthops: dict[int, rt.NextHopObject] = field(default_factory=dict)
-    rules: set[rt.RuleInfo] = field(default_factory=set)
+    rules: dict[int, set[rt.RuleInfo]] = field(default_factory=lambda: {4: set(), 6: set()})
+    """By family."""
     neighbours: dict[NeighbourKey, rt.NeighbourInfo] = field(default_factory=dict)
     locals: dict[LocalKey, Local] = field(default_factory=dict)
-    routes4: dict[int, Candidate] = field(default_factory=dict)
-    """prefix << 8 | length -> the candidate that wins."""
-    rivals4: dict[int, list[Candidate]] = field(default_factory=dict)
-    """All candidates of those prefixes that have more than one, the winner first."""
-    routes6: dict[int, Candidate] = field(default_factory=dict)
+    routes: dict[int, Candidate] = field(default_factory=dict)
+    """net << 8 | span (`xenflow.routes.family`) -> the candidate that wins, of both main tables."""
+    rivals: dict[int, list[Candidate]] = field(default_factory=dict)
+    """All candidates of those prefixes that have more than one, by metric."""
     tos_routes: int = 0
+    """IPv4 routes that are for one type of service."""
+    source_routes: int = 0
+    """IPv6 routes that are for some sources."""
     default_table: bool = False
+    """Whether the IPv4 table default has routes."""
+    expiry: float | None = None
+    """When the kernel stops using a route, which is told late or never (IPv6)."""
     capacity: Capacity = field(default_factory=Capacity)
     """What the Rule Table takes of one router.  A group that is too large is left to the VM's
     kernel, and so is what leads through an interface, or to a neighbour, that is not told."""
-    outside: tuple[str, ...] = ()
+    outside: tuple[Reason, ...] = ()
     """Reasons for the slow path from beyond routing: packet filters, IPsec, traffic control."""
     faults: tuple[str, ...] = ()
     """What is amiss in the kernel, in words."""
-    dirty4: set[int] = field(default_factory=set)
+    dirty: set[int] = field(default_factory=set)
+    """Keys of routes that have changed."""
     dirty_neighbours: set[NeighbourKey] = field(default_factory=set)
     dirty_policy: bool = False
     dirty_links: bool = False
@@ -96,9 +110,23 @@ class KernelTables:
         return link is not None and link.flags & needed == needed
 
     def setting(self, ifindex: int, name: str) -> int:
-        """The larger of a device's own setting and that of "all" (linux/inetdevice.h)."""
-        confs = (self.netconf.get(-1), self.netconf.get(ifindex))
+        """IPv4's: the larger of a device's own setting and that of "all" (linux/inetdevice.h)."""
+        confs = (self.netconf[4].get(-1), self.netconf[4].get(ifindex))
         return max((getattr(conf, name) or 0 for conf in confs if conf is not None), default=0)
+
+    def ignores_linkdown(self, family: int, ifindex: int) -> bool:
+        """Whether routes over a link without carrier are skipped.  In IPv6 the device's own setting
+        alone counts (ip6_ignore_linkdown, net/addrconf.h)."""
+        if family == 4:
+            return self.setting(ifindex, "ignore_linkdown") != 0
+        conf = self.netconf[6].get(ifindex)
+        return conf is not None and bool(conf.ignore_linkdown)
+
+    def forwards6(self) -> bool:
+        """Whether IPv6 is forwarded: "all" decides, devices do not (ip6_forward,
+        net/ipv6/ip6_output.c)."""
+        conf = self.netconf[6].get(-1)
+        return conf is not None and bool(conf.forwarding)
 
     def is_loose(self) -> bool:
         """Whether some reverse path filter asks for any route to the source."""
@@ -131,7 +159,7 @@ class KernelTables:
         if len(links) > self.capacity.interfaces:
             self.note(f"interfaces over {self.capacity.interfaces}")
         for link in links[: self.capacity.interfaces]:
-            conf = self.netconf.get(link.ifindex)
+            conf = self.netconf[4].get(link.ifindex)
             flags = InterfaceFlag(0)
             if link.flags & rt.IFF_UP:
                 flags |= InterfaceFlag.UP
@@ -139,7 +167,7 @@ class KernelTables:
                 flags |= InterfaceFlag.RUNNING
             if conf is not None and conf.forwarding:
                 flags |= InterfaceFlag.FORWARDING4
-            if link.ifindex in self.forwards6:
+            if link.mtu6 and self.forwards6():
                 flags |= InterfaceFlag.FORWARDING6
             mtu, name = min(link.mtu, 0xFFFF), _sayable(link.name)
             kind = int(self._kind(link))

@@ -22,7 +22,7 @@ from routerd import rtnetlink as rt
 from routerd.kernel_tables import Candidate, CarrierGrace, KernelTables
 from routerd.next_hops import KernelNextHops
 from routerd.telling import Telling
-from xenflow.routes.family import V6
+from xenflow.routes.family import FAMILIES, V6
 from xenflow.routes.messages import Local
 
 
@@ -51,22 +51,17 @@ class KernelView:
         named = (i for i, link in self.tables.links.items() if link.name == self.tables.control)
         self.tables.control_index = next(named, 0)
 
-    def dumped_netconf(self, bodies: Iterable[bytes]) -> None:
-        """All RTM_NEWNETCONF bodies of an IPv4 dump."""
-        self.tables.netconf = {conf.ifindex: conf for conf in map(rt.netconf, bodies)}
-
-    def dumped_netconf6(self, bodies: Iterable[bytes]) -> None:
-        """All RTM_NEWNETCONF bodies of an IPv6 dump."""
-        confs = map(rt.netconf, bodies)
-        self.tables.forwards6 = {conf.ifindex for conf in confs if conf.forwarding}
+    def dumped_netconf(self, family: int, bodies: Iterable[bytes]) -> None:
+        """All RTM_NEWNETCONF bodies of a family's dump."""
+        self.tables.netconf[family] = {conf.ifindex: conf for conf in map(rt.netconf, bodies)}
 
     def dumped_nexthops(self, bodies: Iterable[bytes]) -> None:
         """All RTM_NEWNEXTHOP bodies of a dump."""
         self.tables.nexthops = {hop.id: hop for hop in map(rt.nexthop, bodies)}
 
-    def dumped_rules(self, bodies: Iterable[bytes]) -> None:
-        """All RTM_NEWRULE bodies of an IPv4 dump."""
-        self.tables.rules = set(map(rt.rule, bodies))
+    def dumped_rules(self, family: int, bodies: Iterable[bytes]) -> None:
+        """All RTM_NEWRULE bodies of a family's dump."""
+        self.tables.rules[family] = set(map(rt.rule, bodies))
 
     def dumped_neighbours(self, bodies: Iterable[bytes], now: float) -> None:
         """All RTM_NEWNEIGH bodies of a dump."""
@@ -81,29 +76,30 @@ class KernelView:
         self.grace.keep(before, now)
 
     def begin_main(self) -> None:
-        """A dump of the IPv4 main table begins; links, settings and next hop objects are up to
+        """A dump of both main tables begins; links, settings and next hop objects are up to
         date."""
         tables = self.tables
-        tables.routes4, tables.rivals4, tables.tos_routes = {}, {}, 0
+        tables.routes, tables.rivals, tables.expiry = {}, {}, None
+        tables.tos_routes = tables.source_routes = 0
         tables.too_many.clear()
         self._tails, self._quick, self._bound = {}, {}, False
 
     def begin_others(self) -> None:
         """A dump of all other tables begins."""
         tables = self.tables
-        tables.locals, tables.routes6, tables.default_table = {}, {}, False
+        tables.locals, tables.default_table = {}, False
 
     def dumped_routes4(self, datagram: bytes) -> None:
         """One datagram of a dump of the IPv4 main table.  This is what a full table goes through:
         half a microsecond a route, mostly."""
         if self._dumped_alike(datagram):
             return
-        routes, tails = self.tables.routes4, self._tails
+        routes, tails = self.tables.routes, self._tails
         for item in rt.bulk_routes4(datagram):
             if type(item) is not tuple:
                 assert isinstance(item, rt.NetlinkMessage)
                 if item.type == rt.RTM_NEWROUTE:
-                    self._dumped_route(item.body)
+                    self._dumped_route(item.body, 0.0)
                 continue
             prefix, length, head, tail = item
             try:
@@ -114,7 +110,7 @@ class KernelView:
                     self._quick[head, tail] = candidate
             key = prefix << 8 | length
             if candidate is None:
-                self._dumped_route(rt.rebuild(*item))
+                self._dumped_route(rt.rebuild(*item), 0.0)
             elif key in routes:
                 self._add_rival(key, candidate)
             else:
@@ -126,7 +122,7 @@ class KernelView:
         rows = rt.alike_routes4(datagram)
         if rows is None:
             return False
-        routes, quick = self.tables.routes4, self._quick
+        routes, quick = self.tables.routes, self._quick
         count = len(datagram) // rt.u32(datagram)
         try:
             new = {prefix << 8 | plen: quick[head, tail] for plen, head, prefix, tail in rows}
@@ -145,66 +141,62 @@ class KernelView:
             return None
         return info.metric, self.hops.target(info) or 0
 
-    def dumped_routes(self, bodies: Iterable[bytes]) -> None:
+    def dumped_routes(self, bodies: Iterable[bytes], now: float) -> None:
         """RTM_NEWROUTE bodies of a dump of any other table."""
         for body in bodies:
-            self._dumped_route(body)
+            self._dumped_route(body, now)
 
-    def _dumped_route(self, body: bytes) -> None:
+    def _dumped_route(self, body: bytes, now: float) -> None:
         info = rt.route(body)
-        if info is None:
+        if info is None or _left_out(info):
             return
         self._bind(info)
         if self.hops.ignored(info):
             return
         if info.table == rt.TABLE_LOCAL:
             self._add_local(info)
-        elif info.table == rt.TABLE_DEFAULT and info.family == 4:
+        elif info.table == rt.TABLE_DEFAULT:
             self.tables.default_table = True
-        elif info.table == rt.TABLE_MAIN and info.family == 4:
+        elif info.table == rt.TABLE_MAIN:
             if info.tos:
                 self.tables.tos_routes += 1
+            elif info.source:
+                self.tables.source_routes += 1
             else:
-                candidate = (info.metric, self.hops.target(info) or 0)
-                self._add4(info.prefix << 8 | info.length, candidate)
-        elif info.table == rt.TABLE_MAIN:
-            self._add6(info)
+                self._add(_key(info), self._candidate(info, now))
+
+    def _candidate(self, info: rt.RouteInfo, now: float) -> Candidate:
+        if info.expires > 0:
+            over = now + info.expires / 100
+            self.tables.expiry = min(over, self.tables.expiry or over)
+        return info.metric, self.hops.target(info) or 0
 
     def _add_local(self, info: rt.RouteInfo) -> None:
-        if info.family == 4:
-            left_out = info.prefix >> 24 == 127
-        else:
-            left_out = info.type not in (rt.RTN_LOCAL, rt.RTN_ANYCAST) or info.prefix == 1
-        if left_out:
-            return
         key = (info.family, info.length, info.prefix)
         ifindex = info.hops[0].ifindex if info.hops else 0
         broadcast = info.type == rt.RTN_BROADCAST
         local = Local(info.family, info.length, ifindex, info.prefix, broadcast)
         self.tables.locals.setdefault(key, local)
 
-    def _add4(self, key: int, candidate: Candidate) -> None:
-        if key in self.tables.routes4:
+    def _add(self, key: int, candidate: Candidate) -> None:
+        if key in self.tables.routes:
             self._add_rival(key, candidate)
         else:
-            self.tables.routes4[key] = candidate
-
-    def _add6(self, info: rt.RouteInfo) -> None:
-        if info.prefix >> 118 == 0xFE80 >> 6 or info.prefix >> 120 == 0xFF:
-            return
-        key = info.prefix << 8 | V6.span(info.length)
-        target = self.hops.target(info)
-        known = self.tables.routes6.get(key)
-        if target and (known is None or info.metric < known[0]):
-            self.tables.routes6[key] = (info.metric, target)
+            self.tables.routes[key] = candidate
 
     def _add_rival(self, key: int, candidate: Candidate) -> None:
-        """One more route for a prefix.  Among equal metrics the order of the kernel counts, which
-        is that of the dump; `sort` keeps it.  The first wins that the kernel does not skip."""
-        rivals = self.tables.rivals4.setdefault(key, [self.tables.routes4[key]])
+        """One more route for a prefix.  The first wins that the kernel does not skip.  Among equal
+        metrics that of the dump comes first in IPv4, and `sort` keeps its order; in IPv6 more
+        counts than that."""
+        rivals = self.tables.rivals.setdefault(key, [self.tables.routes[key]])
         rivals.append(candidate)
         rivals.sort(key=itemgetter(0))
-        self.tables.routes4[key] = next((one for one in rivals if one[1]), rivals[0])
+        best = next((one for one in rivals if one[1]), rivals[0])
+        if key & 0xFF >= V6.shortest:
+            equal = {one[1] for one in rivals if one[0] == best[0]}
+            if len(equal - {0}) > 1:
+                best = best[0], self.hops.contested()
+        self.tables.routes[key] = best
 
     # ------------------------------------------------------------------ notifications
 
@@ -216,10 +208,10 @@ class KernelView:
             return self.tables.links.pop(link.ifindex, None) is not None
         return self.tables.links.get(link.ifindex) != link
 
-    def netconf_changed(self, conf: rt.NetconfInfo, gone: bool) -> bool:
+    def netconf_changed(self, family: int, conf: rt.NetconfInfo, gone: bool) -> bool:
         """RTM_NEWNETCONF or RTM_DELNETCONF, which tell only what changed; True if everything
         must be dumped again."""
-        known = self.tables.netconf
+        known = self.tables.netconf[family]
         if gone:
             known.pop(conf.ifindex, None)
             return False
@@ -230,15 +222,6 @@ class KernelView:
             return False
         self.tables.dirty_policy = True
         return new.ignore_linkdown != old.ignore_linkdown
-
-    def netconf6_changed(self, conf: rt.NetconfInfo, gone: bool) -> None:
-        """RTM_NEWNETCONF or RTM_DELNETCONF of IPv6."""
-        if conf.forwarding is None and not gone:
-            return
-        others = self.tables.forwards6 - {conf.ifindex}
-        now = others if gone or not conf.forwarding else others | {conf.ifindex}
-        self.tables.dirty_policy |= now != self.tables.forwards6
-        self.tables.forwards6 = now
 
     def nexthop_changed(self, object_: rt.NextHopObject, gone: bool) -> bool:
         """RTM_NEWNEXTHOP or RTM_DELNEXTHOP; True if routes must be dumped again, since some may
@@ -268,39 +251,51 @@ class KernelView:
         tables.dirty_neighbours.add(key)
         return True
 
-    def route_changed(self, info: rt.RouteInfo, flags: int, gone: bool) -> bool:
+    def route_changed(self, info: rt.RouteInfo, flags: int, gone: bool, now: float) -> bool:
         """RTM_NEWROUTE (with its netlink flags) or RTM_DELROUTE; True if routes must be dumped
-        again, which is so wherever the notification does not tell what the kernel will do."""
-        if info.table not in (rt.TABLE_MAIN, rt.TABLE_LOCAL, rt.TABLE_DEFAULT):
+        again, which is so wherever the notification does not tell what the kernel will do.
+
+        The legs of an IPv6 route come and go one by one.  With one more the kernel tells all of
+        them, in any order; with one less it tells that one.
+        """
+        if info.table not in (rt.TABLE_MAIN, rt.TABLE_LOCAL, rt.TABLE_DEFAULT) or _left_out(info):
             return False
         self._bind(info)
         tables = self.tables
-        key = info.prefix << 8 | info.length
-        single = info.table == rt.TABLE_MAIN and info.family == 4 and not info.tos
+        key = _key(info)
+        single = info.table == rt.TABLE_MAIN and not (info.tos or info.source)
         if self.hops.ignored(info):  # but it may have taken the place of one that was not
             replaced = bool(flags & rt.NLM_F_REPLACE) and not gone
-            return replaced and (not single or key in tables.routes4)
-        if not single or key in tables.rivals4:
+            return replaced and (not single or key in tables.routes)
+        if not single or key in tables.rivals:
             return True
         if not gone and not info.nexthop and any(map(self._contradicts, info.hops)):
             return True
-        known = tables.routes4.get(key)
+        known = tables.routes.get(key)
         if gone:
             if known is None or known[0] != info.metric:
                 return known is not None
-            del tables.routes4[key]
+            left = 0 if info.family == 4 else self.hops.left(known[1], info)
+            if left is None:
+                return True
+            if left:
+                tables.routes[key] = info.metric, left
+            else:
+                del tables.routes[key]
         else:
-            candidate = (info.metric, self.hops.target(info) or 0)
+            candidate = self._candidate(info, now)
             if known == candidate:  # repeated, as for a replaced next hop object
                 return False
             if known is None or known[0] != info.metric:
-                self._add4(key, candidate)
-            elif flags & rt.NLM_F_REPLACE:
-                tables.routes4[key] = candidate
+                self._add(key, candidate)
+            elif flags & rt.NLM_F_REPLACE or (
+                info.family == V6.number and self.hops.extends(known[1], candidate[1])
+            ):
+                tables.routes[key] = candidate
             else:
                 return True
-        tables.dirty4.add(key)
-        tables.dirty_policy = tables.dirty_policy or tables.is_loose()
+        tables.dirty.add(key)
+        tables.dirty_policy |= info.family == 4 and tables.is_loose()
         return False
 
     def _contradicts(self, hop: rt.RouteHop) -> bool:
@@ -318,3 +313,19 @@ class KernelView:
             followed = info.table == rt.TABLE_MAIN and not (info.tos or info.mtu)
             followed = followed and not self.hops.ignored(info)
             self._bound = not followed or self.hops.stand_in(info) is None
+
+
+def _key(info: rt.RouteInfo) -> int:
+    return info.prefix << 8 | FAMILIES[info.family].span(info.length)
+
+
+def _left_out(info: rt.RouteInfo) -> bool:
+    """Whether a route says nothing of packets that could be forwarded: what is loopback's; of IPv6
+    also what is link-local or multicast, which each link has routes for, and table default, which
+    no rule looks up."""
+    if info.family == 4:
+        return info.table == rt.TABLE_LOCAL and info.prefix >> 24 == 127
+    if info.table == rt.TABLE_LOCAL:
+        return info.prefix == 1 or info.prefix >> 120 == 0xFF
+    near = info.prefix >> 118 == 0xFE80 >> 6 or info.prefix >> 120 == 0xFF
+    return near or info.table == rt.TABLE_DEFAULT

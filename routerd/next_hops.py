@@ -19,9 +19,10 @@ from routerd.kernel_tables import KernelTables
 from xenflow.routes.messages import Leg, NextHop, NextHopType, VmReason
 
 Spec = tuple[int, int, int, int] | tuple[int, tuple[tuple[int, int], ...]]
-"""What a next hop is: (type, family, ifindex, gateway), or (GROUP, ((leg id, weight), ...)), or
-(OBJECT, family, the kernel's id, type): what a next hop object says, which may change under the
-routes that use it, as long as its type (VIA or GROUP) stays."""
+"""What a next hop is: (type, family, ifindex, gateway), where the family of VIA is the gateway's;
+or (GROUP, ((leg id, weight), ...)); or (OBJECT, family, the kernel's id, type): what a next hop
+object says, which may change under the routes that use it, as long as its type (VIA or GROUP)
+stays."""
 OBJECT = 0x100
 _CHANGEABLE = (NextHopType.VIA, NextHopType.GROUP)
 WITHOUT_HOP = {
@@ -81,6 +82,8 @@ class KernelNextHops:
     def target(self, info: rt.RouteInfo) -> int | None:
         """The id of a route's next hop, None if the kernel would skip the route."""
         family = info.family
+        if info.expires < 0:
+            return None
         stand_in = self.stand_in(info)
         if stand_in is not None:
             return self.ids.id(stand_in)
@@ -111,6 +114,36 @@ class KernelNextHops:
         specs = ((OBJECT, family, number, int(type_)) for family in (4, 6) for type_ in _CHANGEABLE)
         return any(self.ids.known(spec) is not None for spec in specs)
 
+    def contested(self) -> int:
+        """The id for IPv6 routes of one prefix and metric that are not legs of one: the kernel
+        chooses from them by the interface a packet came in by, too (rt6_score_route,
+        net/ipv6/route.c)."""
+        return self.ids.id(_vm(6, VmReason.CHOICE))
+
+    def extends(self, known: int, new: int) -> bool:
+        """Whether a next hop has all the legs of another one that a route had so far."""
+        legs, more = self._leg_ids(known), self._leg_ids(new)
+        return len(more) > 1 and legs <= more
+
+    def left(self, known: int, lost: rt.RouteInfo) -> int | None:
+        """The id of what is left of an IPv6 route's next hop where the kernel has told that the
+        route is gone, or one leg of it; 0 where nothing is left, None where it is not clear."""
+        if not known:
+            return None
+        spec, gone = self.ids.spec(known), self.target(lost)
+        if gone == known or spec[:3] == (OBJECT, 6, lost.nexthop):
+            return 0
+        if len(spec) != 2 or len(lost.hops) != 1 or gone not in self._leg_ids(known):
+            return None
+        legs = tuple(leg for leg in spec[1] if leg[0] != gone)
+        return self.ids.id((NextHopType.GROUP, legs)) if len(legs) > 1 else legs[0][0]
+
+    def _leg_ids(self, id_: int) -> set[int]:
+        if not id_:
+            return set()
+        spec = self.ids.spec(id_)
+        return {leg for leg, _ in spec[1]} if len(spec) == 2 else {id_}
+
     def ignored(self, info: rt.RouteInfo) -> bool:
         """Whether a route leads nowhere but over the control interface."""
         if info.nexthop:
@@ -125,7 +158,7 @@ class KernelNextHops:
         object_ = self._tables.nexthops.get(number)
         if object_ is None:
             return None
-        hops = self._hops(object_, family)
+        hops = self._hops(object_)
         if hops is None:
             return (NextHopType.BLACKHOLE, family, 0, 0)
         return self._way(family, hops, grouped=bool(object_.group))
@@ -135,7 +168,7 @@ class KernelNextHops:
         `grouped`: the group may get more."""
         shares: Counter[Spec] = Counter()
         for hop in hops:
-            if not self._dead(hop) and not self._tables.is_control(hop.ifindex):
+            if not self._dead(family, hop) and not self._tables.is_control(hop.ifindex):
                 shares[self._spec(family, hop)] += hop.weight
         if not shares:
             return None
@@ -146,12 +179,12 @@ class KernelNextHops:
             return next(iter(shares))
         if len(shares) > self._tables.capacity.legs:
             return _vm(family, VmReason.SIZE)
-        if len(shares) > 1 and self._tables.hash_policy and family == 4:
+        if len(shares) > 1 and self._tables.hash_policy[family]:
             return _vm(family, VmReason.SPREAD)
         legs = sorted((self.ids.id(spec), min(n, 0xFFFF)) for spec, n in shares.items())
         return (NextHopType.GROUP, tuple(legs))
 
-    def _hops(self, object_: rt.NextHopObject, family: int) -> list[rt.RouteHop] | None:
+    def _hops(self, object_: rt.NextHopObject) -> list[rt.RouteHop] | None:
         """The hops of a next hop object, or of a group's members; None for a blackhole."""
         if object_.blackhole:
             return None
@@ -163,25 +196,27 @@ class KernelNextHops:
             if member.blackhole:
                 return None
             if (hop := member.hop) is not None:
-                plain = hop.plain and (not hop.gateway or member.family == family)
-                hops.append(replace(hop, weight=weight, plain=plain))
+                hops.append(replace(hop, weight=weight))
         return hops
 
-    def _dead(self, hop: rt.RouteHop) -> bool:
+    def _dead(self, family: int, hop: rt.RouteHop) -> bool:
         down = bool(hop.flags & rt.RTNH_F_LINKDOWN)
-        down = down and self._tables.setting(hop.ifindex, "ignore_linkdown") != 0
+        down = down and self._tables.ignores_linkdown(family, hop.ifindex)
         return down or bool(hop.flags & rt.RTNH_F_DEAD)
 
     def _spec(self, family: int, hop: rt.RouteHop) -> Spec:
         link = self._tables.links.get(hop.ifindex)
         odd = rt.IFF_LOOPBACK | rt.IFF_NOARP | rt.IFF_POINTOPOINT
         if not hop.plain:
-            reason = VmReason.ENCAPSULATION if hop.encapsulated else VmReason.GATEWAY6
+            reason = VmReason.ENCAPSULATION if hop.encapsulated else VmReason.UNSAID
             return _vm(family, reason)
         if link is None or link.hardware != rt.ARPHRD_ETHER or link.flags & odd:
             return _vm(family, VmReason.DEVICE)
-        type_ = NextHopType.VIA if hop.gateway else NextHopType.CONNECTED
-        return (type_, family, hop.ifindex, hop.gateway)
+        if family == 6 and link.mtu6 < link.mtu:
+            return _vm(family, VmReason.MTU)
+        if hop.gateway:
+            return (NextHopType.VIA, hop.family, hop.ifindex, hop.gateway)
+        return (NextHopType.CONNECTED, family, hop.ifindex, 0)
 
     def _shrinks(self, mtu: int, spec: Spec) -> bool:
         """Whether a route's own MTU makes the kernel fragment or refuse what the link would

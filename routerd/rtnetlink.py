@@ -35,9 +35,9 @@ RTM_NEWQDISC, RTM_DELQDISC, RTM_GETQDISC = 36, 37, 38
 RTM_NEWNEIGHTBL, RTM_GETNEIGHTBL = 64, 66
 RTM_NEWNETCONF, RTM_DELNETCONF, RTM_GETNETCONF = 80, 81, 82
 RTM_NEWNEXTHOP, RTM_DELNEXTHOP, RTM_GETNEXTHOP = 104, 105, 106
-GROUPS = (1, 3, 4, 5, 7, 8, 9, 11, 24, 25, 32)
+GROUPS = (1, 3, 4, 5, 7, 8, 9, 11, 19, 24, 25, 32)
 """RTNLGRP_LINK, _NEIGH, _TC, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR, _IPV6_ROUTE,
-_IPV4_NETCONF, _IPV6_NETCONF, _NEXTHOP."""
+_IPV6_RULE, _IPV4_NETCONF, _IPV6_NETCONF, _NEXTHOP."""
 NFNLGRP_NFTABLES, XFRMNLGRP_POLICY = 7, 4
 
 AF_UNSPEC, AF_INET, AF_INET6, AF_BRIDGE = 0, 2, 10, 7
@@ -47,6 +47,7 @@ RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT, RTN_THROW = 6, 7, 8, 9
 RTNH_F_DEAD, RTNH_F_ONLINK, RTNH_F_LINKDOWN = 1, 4, 16
 RTM_F_CLONED = 0x200
 (RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_METRICS, RTA_MULTIPATH) = (1, 4, 5, 6, 8, 9)
+RTA_CACHEINFO = 12
 (RTA_TABLE, RTA_VIA, RTA_ENCAP_TYPE, RTA_ENCAP, RTA_NH_ID) = (15, 18, 21, 22, 30)
 RTAX_MTU = 2
 
@@ -55,7 +56,10 @@ IFF_UP, IFF_LOOPBACK, IFF_POINTOPOINT, IFF_NOARP, IFF_LOWER_UP = 0x1, 0x8, 0x10,
 ARPHRD_ETHER = 1
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO, IFLA_XDP = 1, 3, 4, 10, 18, 43
 IFLA_INFO_KIND, IFLA_XDP_ATTACHED = 1, 2
-IFLA_LINK, IFLA_LINK_NETNSID = 5, 37
+IFLA_LINK, IFLA_AF_SPEC, IFLA_LINK_NETNSID = 5, 26, 37
+
+# linux/if_link.h, linux/ipv6.h
+_IFLA_INET6_CONF, _DEVCONF_MTU6, _DEVCONF_DISABLE_IPV6 = 2, 2, 26
 
 # linux/neighbour.h
 NUD_INCOMPLETE, NUD_REACHABLE, NUD_STALE, NUD_DELAY, NUD_PROBE = 1, 2, 4, 8, 16
@@ -73,6 +77,8 @@ _NDMSG = struct.Struct("=BxxxiHBB")
 _NHMSG = struct.Struct("=BBBxI")
 _FAMILY = struct.Struct("=Bxxx")
 _RTNEXTHOP = struct.Struct("=HBBI")
+_RTVIA = struct.Struct("=H")
+_RTA_CACHEINFO = struct.Struct("=8xi")
 _NEXTHOP_GRP = struct.Struct("=IBBxx")
 _TCMSG = struct.Struct("=BxxxiIII")
 _NFGENMSG = struct.Struct("!BBH")
@@ -203,6 +209,7 @@ class LinkInfo:
     kind    of a device that is made by software, as `ip link add type` names it; "" of a card
     parent  the index of the device in this network namespace that it stands on; 0 for none, or
             one elsewhere: as in a container, whose card may be a device on the host's
+    mtu6    that of IPv6, which may be smaller than the link's; 0 where IPv6 is off on the link
     """
 
     ifindex: int
@@ -216,6 +223,7 @@ class LinkInfo:
     xdp: bool
     parent: int = 0
     parent_elsewhere: bool = False
+    mtu6: int = 0
 
 
 def link(body: bytes) -> LinkInfo | None:
@@ -240,7 +248,15 @@ def link(body: bytes) -> LinkInfo | None:
         xdp.get(IFLA_XDP_ATTACHED, b"\0") != b"\0",
         0 if IFLA_LINK_NETNSID in found else u32(found.get(IFLA_LINK)),
         IFLA_LINK_NETNSID in found,
+        _mtu6(attributes(found.get(IFLA_AF_SPEC, b"")).get(AF_INET6, b"")),
     )
+
+
+def _mtu6(of_link: bytes) -> int:
+    """See LinkInfo.  A link whose own MTU is smaller than 1280 has no IPv6."""
+    conf = attributes(of_link).get(_IFLA_INET6_CONF, b"")
+    off = u32(conf[4 * _DEVCONF_DISABLE_IPV6 :])
+    return 0 if off else u32(conf[4 * _DEVCONF_MTU6 :])
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,20 +345,27 @@ def keep_neighbour(ifindex: int, family: int, address: int, managed: bool) -> Re
 
 @dataclass(frozen=True, slots=True)
 class RouteHop:
-    """One leg of a route.  `gateway` 0: the destination is on the link.  `plain` is false where
-    the packet would not simply be sent there: encapsulated, or to no gateway of its family."""
+    """One leg of a route.  `gateway` 0: the destination is on the link.  `family` is that of the
+    gateway, 4 or 6: a route of IPv4 may have one of IPv6 (RFC 8950); 0 for none.  `plain` is false
+    where the packet would not simply be sent there: encapsulated, or to no gateway of IP."""
 
     ifindex: int
     gateway: int
     flags: int
     weight: int
-    plain: bool
+    family: int
+    plain: bool = True
     encapsulated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class RouteInfo:
-    """One route; `nexthop` is the id of a next hop object, `mtu` is RTAX_MTU; 0 for none."""
+    """One route; `nexthop` is the id of a next hop object, `mtu` is RTAX_MTU; 0 for none.
+
+    source   the length of the prefix that the packet's source must have (IPv6)
+    expires  in how many hundredths of a second the kernel will not use it any more (IPv6): less
+             than 0 where that is past already, 0 for never
+    """
 
     family: int
     table: int
@@ -355,14 +378,27 @@ class RouteInfo:
     hops: tuple[RouteHop, ...]
     nexthop: int
     mtu: int
+    source: int = 0
+    expires: int = 0
 
 
 def _hop(found: dict[int, bytes], size: int, ifindex: int, flags: int, weight: int) -> RouteHop:
     """`size`: octets of an address of the route's family."""
     encapsulated = bool(found.keys() & {RTA_ENCAP, RTA_ENCAP_TYPE})
     gateway = found.get(RTA_GATEWAY, b"")
-    plain = not encapsulated and RTA_VIA not in found and len(gateway) in (0, size)
-    return RouteHop(ifindex, int.from_bytes(gateway, "big"), flags, weight, plain, encapsulated)
+    if RTA_VIA in found:  # struct rtvia: the family, then the address
+        (raw,), gateway = _RTVIA.unpack(found[RTA_VIA][:2].ljust(2, b"\0")), found[RTA_VIA][2:]
+        size = _OCTETS.get(raw, -1)
+    return _way(ifindex, gateway, size, flags, weight, encapsulated)
+
+
+def _way(
+    ifindex: int, gateway: bytes, size: int, flags: int, weight: int, encapsulated: bool
+) -> RouteHop:
+    """A hop by way of a gateway of `size` octets, or of none."""
+    number, family = int.from_bytes(gateway, "big"), 4 if size == 4 else 6
+    plain = not encapsulated and len(gateway) in (0, size)
+    return RouteHop(ifindex, number, flags, weight, family if number else 0, plain, encapsulated)
 
 
 def _multipath(raw: bytes, size: int) -> Iterator[RouteHop]:
@@ -378,7 +414,7 @@ def _multipath(raw: bytes, size: int) -> Iterator[RouteHop]:
 def route(body: bytes) -> RouteInfo | None:
     """An RTM_NEWROUTE or RTM_DELROUTE, None for what is no IP route of a table (cached entries,
     multicast forwarding)."""
-    raw, length, _, tos, table, _, _, type_, flags = _head(_RTMSG, body)
+    raw, length, source, tos, table, _, _, type_, flags = _head(_RTMSG, body)
     family = _FAMILIES.get(raw)
     if family is None or flags & RTM_F_CLONED:
         return None
@@ -392,6 +428,8 @@ def route(body: bytes) -> RouteInfo | None:
     elif RTA_OIF in found or RTA_GATEWAY in found:
         hops = (_hop(found, size, u32(found.get(RTA_OIF)), flags & 0xFF, 1),)
     metrics = attributes(found[RTA_METRICS]) if RTA_METRICS in found else {}
+    cache = found.get(RTA_CACHEINFO, b"")
+    expires = _RTA_CACHEINFO.unpack_from(cache)[0] if len(cache) >= _RTA_CACHEINFO.size else 0
     return RouteInfo(
         family,
         u32(found.get(RTA_TABLE)) or table,
@@ -404,6 +442,8 @@ def route(body: bytes) -> RouteInfo | None:
         hops,
         u32(found.get(RTA_NH_ID)),
         u32(metrics.get(RTAX_MTU)),
+        source,
+        expires,
     )
 
 
@@ -435,10 +475,8 @@ def nexthop(body: bytes) -> NextHopObject:
     hop = None
     if NHA_OIF in found:
         odd = bool(found.keys() & {NHA_ENCAP_TYPE, NHA_ENCAP, NHA_FDB})
-        gateway = found.get(NHA_GATEWAY, b"")
-        plain = not odd and len(gateway) in (0, _OCTETS.get(raw))
-        number = int.from_bytes(gateway, "big")
-        hop = RouteHop(u32(found[NHA_OIF]), number, flags, 1, plain, odd)
+        gateway, size = found.get(NHA_GATEWAY, b""), _OCTETS.get(raw, -1)
+        hop = _way(u32(found[NHA_OIF]), gateway, size, flags, 1, odd)
     return NextHopObject(
         u32(found.get(NHA_ID)), _FAMILIES.get(raw, 0), hop, group, NHA_BLACKHOLE in found
     )
@@ -539,7 +577,8 @@ def neighbour_table(body: bytes) -> NeighbourTable | None:
 
 _NFT_GETCHAIN = 10 << 8 | 4
 _NFTA_TABLE, _NFTA_NAME, _NFTA_HOOK, _NFTA_POLICY, _NFTA_USE = 1, 3, 4, 5, 6
-_NFPROTOS = {1: "inet", 2: "ip", 5: "netdev"}
+_NFPROTOS = {1: ("inet", 0), 2: ("ip", 4), 5: ("netdev", 0), 10: ("ip6", 6)}
+"""Their names, and the family of the packets that they see; 0 for both."""
 _HOOKS = {0: "prerouting", 2: "forward", 4: "postrouting", 5: "ingress"}
 
 
@@ -548,23 +587,25 @@ def get_chains() -> Request:
     return _NFT_GETCHAIN, _NFGENMSG.pack(AF_UNSPEC, 0, 0)
 
 
-def chain(body: bytes) -> str:
-    """What a chain (NFT_MSG_NEWCHAIN) is called if it sees forwarded IPv4 packets and may do
-    something with them: it hooks where they pass, and has rules or does not accept.  Else ""."""
+def chain(body: bytes) -> tuple[str, int] | None:
+    """What a chain (NFT_MSG_NEWCHAIN) is called if it sees forwarded packets and may do something
+    with them, and of which family they are, 0 for both: it hooks where they pass, and has rules or
+    does not accept.  Else None."""
     family, _, _ = _head(_NFGENMSG, body)
     found = attributes(body, _NFGENMSG.size)
     if family not in _NFPROTOS or _NFTA_HOOK not in found:
-        return ""
+        return None
     hook = int.from_bytes(attributes(found[_NFTA_HOOK]).get(1, b""), "big")
     if family == 5:
         hook = 5
     if hook not in _HOOKS:
-        return ""
+        return None
     accepts = int.from_bytes(found.get(_NFTA_POLICY, b"\0\0\0\1"), "big") == 1
     if accepts and not int.from_bytes(found.get(_NFTA_USE, b""), "big"):
-        return ""
+        return None
     names = f"{text(found.get(_NFTA_TABLE, b''))} {text(found.get(_NFTA_NAME, b''))}"
-    return f"{_NFPROTOS[family]} {names} ({_HOOKS[hook]})"
+    name, of = _NFPROTOS[family]
+    return f"{name} {names} ({_HOOKS[hook]})", of
 
 
 _XFRM_GETSPDINFO = 0x25

@@ -16,6 +16,7 @@ from itertools import islice
 from routerd import rtnetlink as rt
 from routerd.kernel_tables import KernelTables
 from routerd.next_hops import WITHOUT_HOP, KernelNextHops
+from xenflow.routes.family import V4, V6
 from xenflow.routes.messages import (
     MAX_REMARKS,
     Leg,
@@ -29,9 +30,14 @@ from xenflow.routes.messages import (
     Section,
     SectionKind,
 )
-from xenflow.routes.router_state import NeighbourKey, RouterState
+from xenflow.routes.router_state import NeighbourKey, RouterState, route_sections
 
-DEFAULT_RULES = {(0, rt.TABLE_LOCAL), (32766, rt.TABLE_MAIN), (32767, rt.TABLE_DEFAULT)}
+DEFAULT_RULES = {
+    4: {(0, rt.TABLE_LOCAL), (32766, rt.TABLE_MAIN), (32767, rt.TABLE_DEFAULT)},
+    6: {(0, rt.TABLE_LOCAL), (32766, rt.TABLE_MAIN)},
+}
+"""(priority, table) of each family's rules, as long as nobody changes them."""
+_IP_RULE = {4: "ip rule", 6: "ip -6 rule"}
 
 
 class Telling:
@@ -43,17 +49,16 @@ class Telling:
 
     def state(self) -> RouterState:
         """The router's state, from everything that is known."""
-        routes = {key: cand[1] for key, cand in self._tables.routes4.items() if cand[1]}
-        routes |= {key: cand[1] for key, cand in self._tables.routes6.items()}
+        routes = {key: cand[1] for key, cand in self._tables.routes.items() if cand[1]}
         interfaces = {i.ifindex: i for i in self._tables.interfaces()}
         used = set(routes.values())
         legs = {id_: kept for id_ in used if (kept := self._hops.legs(id_))}
         used.update(leg.leg for kept in legs.values() for leg in kept.values())
         nexthops = {id_: self._hops.nexthop(id_) for id_ in used}
-        self._tables.dirty4.clear()
+        self._tables.dirty.clear()
         self._tables.dirty_neighbours.clear()
         self._tables.dirty_policy = False
-        kept_ids = used | {cand[1] for rivals in self._tables.rivals4.values() for cand in rivals}
+        kept_ids = used | {cand[1] for rivals in self._tables.rivals.values() for cand in rivals}
         for id_ in kept_ids - {0}:
             kept_ids.update(leg.leg for leg in self._hops.legs(id_).values())
         self._hops.ids.keep(kept_ids)
@@ -68,7 +73,8 @@ class Telling:
     def through_vm(self, reason: str) -> RouterState:
         """What is told where nothing else can be: everything passes through the VM."""
         interfaces = {i.ifindex: i for i in self._tables.interfaces()}
-        return RouterState.of(interfaces, {}, {}, {}, {}, {}, Policy(True, reason))
+        policy = Policy(True, reason, (), True, reason)
+        return RouterState.of(interfaces, {}, {}, {}, {}, {}, policy)
 
     def sections(self, told: RouterState) -> list[Section]:
         """What to tell to one who knows `told`, after changes of single routes, neighbours and
@@ -81,7 +87,7 @@ class Telling:
         if NextHopType.CONNECTED in types or self._grows(told, fresh, len(routes)):
             return told.sections_to(self.state())
         moved, neighbours, lost = self._neighbour_changes(told, dead)
-        self._tables.dirty4.clear()
+        self._tables.dirty.clear()
         self._tables.dirty_neighbours.clear()
         hops = [self._hops.nexthop(id_) for id_ in fresh + moved]
         legs = [leg for id_ in fresh for leg in self._hops.legs(id_).values()]
@@ -89,8 +95,8 @@ class Telling:
             Section(SectionKind.NEXTHOP, Op.SET, hops),
             Section(SectionKind.LEG, Op.SET, legs),
             Section(SectionKind.NEIGHBOUR, Op.SET, neighbours),
-            Section(SectionKind.ROUTE4, Op.SET, routes),
-            Section(SectionKind.ROUTE4, Op.DELETE, gone),
+            *route_sections(Op.SET, routes),
+            *route_sections(Op.DELETE, gone),
             Section(SectionKind.NEXTHOP, Op.DELETE, [told.nexthops[id_] for id_ in dead]),
             Section(SectionKind.NEIGHBOUR, Op.DELETE, lost),
         ]
@@ -104,14 +110,14 @@ class Telling:
             len(told.nexthops) + len(fresh) > capacity.nexthops
             or (legs > 0 and told.leg_uses.total() + legs > capacity.all_legs)
             or len(told.routes) + routes > capacity.routes
-            or bool(self._tables.routes4 and not told.routes)
+            or bool(self._tables.routes and not told.routes)
         )
 
     def _route_changes(self, told: RouterState) -> tuple[list[Route], list[Route], Counter[int]]:
         routes, gone = [], []
         balance: Counter[int] = Counter()
-        for key in self._tables.dirty4:
-            now = self._tables.routes4.get(key, (0, 0))[1]
+        for key in self._tables.dirty:
+            now = self._tables.routes.get(key, (0, 0))[1]
             was = told.routes.get(key, 0)
             if now == was:
                 continue
@@ -238,38 +244,57 @@ class Telling:
         return found
 
     def policy(self) -> Policy:
-        """Whether something beside the main table decides, and what; and what is amiss."""
-        reasons = list(dict.fromkeys(self._reasons()))
+        """Whether something beside a family's main table decides, and what; and what is amiss."""
+        four, six = (list(dict.fromkeys(self._reasons(family))) for family in (4, 6))
         remarks = [Remark(True, words) for words in self._tables.faults]
-        more = (*reasons[1:], *sorted(self._tables.too_many))
-        remarks += [Remark(False, words) for words in more]
-        return Policy(bool(reasons), reasons[0] if reasons else "", tuple(remarks[:MAX_REMARKS]))
+        more = dict.fromkeys([*four[1:], *(words for words in six[1:] if words not in four)])
+        remarks += [Remark(False, words) for words in (*more, *sorted(self._tables.too_many))]
+        said = tuple(remarks[: MAX_REMARKS - 1])  # what is said of IPv6 counts as one
+        return Policy(bool(four), (four or [""])[0], said, bool(six), (six or [""])[0])
 
-    def _reasons(self) -> Iterator[str]:
-        plain = {(rule.priority, rule.table) for rule in self._tables.rules if rule.plain}
-        for rule in sorted(self._tables.rules, key=lambda rule: rule.priority):
-            if not rule.plain or (rule.priority, rule.table) not in DEFAULT_RULES:
-                yield f"ip rule {rule.priority} is not a default one"
-        for priority, table in sorted(DEFAULT_RULES - plain):
+    def _reasons(self, family: int) -> Iterator[str]:
+        tables = self._tables
+        if family == V6.number and not tables.forwards6():
+            yield "IPv6 forwarding is off"
+            return
+        rules, default = tables.rules[family], DEFAULT_RULES[family]
+        plain = {(rule.priority, rule.table) for rule in rules if rule.plain}
+        for rule in sorted(rules, key=lambda rule: rule.priority):
+            if not rule.plain or (rule.priority, rule.table) not in default:
+                yield f"{_IP_RULE[family]} {rule.priority} is not a default one"
+        for priority, table in sorted(default - plain):
             if table != rt.TABLE_DEFAULT:
-                yield f"ip rule {priority} (lookup table {table}) is missing"
-        if self._tables.default_table:
+                yield f"{_IP_RULE[family]} {priority} (lookup table {table}) is missing"
+        if family == 4 and tables.default_table:
             yield "table default has routes"
-        if self._tables.tos_routes:
+        if family == 4 and tables.tos_routes:
             yield "a route depends on the TOS"
-        for link in self._tables.data_links():
-            yield from self._link_reasons(link)
-        yield from self._tables.outside
+        if family == V6.number and tables.source_routes:
+            yield "an IPv6 route depends on the source"
+        for link in tables.data_links():
+            if link.flags & rt.IFF_UP and link.mac:
+                yield from self._link_reasons(link)
+                yield from self._link_reasons4(link) if family == 4 else self._link_reasons6(link)
+        for reason in tables.outside:
+            if reason.family in (0, family):
+                yield reason.words
 
     def _link_reasons(self, link: rt.LinkInfo) -> Iterator[str]:
-        if not link.flags & rt.IFF_UP or not link.mac:
-            return
-        conf = self._tables.netconf.get(link.ifindex)
         if link.master:
             master = self._tables.links.get(link.master)
             yield f"{link.name} is enslaved to {master.name if master else link.master}"
         if link.xdp:
             yield f"{link.name} has an XDP program"
+
+    def _link_reasons6(self, link: rt.LinkInfo) -> Iterator[str]:
+        """A host's interface forwards packets as any other, but it may follow redirects, which no
+        dump shows (rt6_do_redirect, net/ipv6/route.c)."""
+        conf = self._tables.netconf[6].get(link.ifindex)
+        if conf is not None and not conf.forwarding:
+            yield f"{link.name} may follow redirects (its IPv6 forwarding is off)"
+
+    def _link_reasons4(self, link: rt.LinkInfo) -> Iterator[str]:
+        conf = self._tables.netconf[4].get(link.ifindex)
         if conf is None:
             return
         if not conf.forwarding:
@@ -283,10 +308,13 @@ class Telling:
     def _reaches_every_source(self) -> bool:
         """Whether a loose filter passes every source: a default route, and no route under it that
         is none (net/ipv4/fib_frontend.c, __fib_validate_source)."""
-        if not self._tables.routes4.get(0, (0, 0))[1]:
+        routes = self._tables.routes
+        if not routes.get(0, (0, 0))[1]:
             return False
         without = self._hops.ids.of_types((*WITHOUT_HOP.values(), NextHopType.VM))
-        return not without or not any(c[1] in without for c in self._tables.routes4.values())
+        return not without or not any(
+            c[1] in without and key & 0xFF <= V4.host for key, c in routes.items()
+        )
 
 
 def connected_links(nexthops: Iterable[NextHop]) -> set[tuple[int, int]]:

@@ -23,9 +23,9 @@ def answers(monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
 
 def looks() -> list[object]:
     return [
-        beyond_routing._nftables(),
-        beyond_routing._ipsec(),
-        list(beyond_routing._traffic_control({1: "lo"})),
+        *beyond_routing._nftables(),
+        *beyond_routing._ipsec(),
+        *beyond_routing._traffic_control({1: "lo"}),
     ]
 
 
@@ -34,7 +34,7 @@ def test_what_a_kernel_has_not_decides_nothing(
     monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     answers(monkeypatch, rt.NetlinkError(number, "no"))
-    assert looks() == ["", "", []]
+    assert looks() == []
 
 
 @pytest.mark.parametrize(
@@ -49,8 +49,8 @@ def test_what_a_kernel_has_not_decides_nothing(
 @pytest.mark.parametrize(
     "look",
     [
-        beyond_routing._nftables,
-        beyond_routing._ipsec,
+        lambda: list(beyond_routing._nftables()),
+        lambda: list(beyond_routing._ipsec()),
         lambda: list(beyond_routing._traffic_control({1: "lo"})),
     ],
     ids=["nftables", "ipsec", "traffic control"],

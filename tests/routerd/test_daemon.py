@@ -84,7 +84,7 @@ def test_what_waits_before_a_dump_is_never_taken_for_younger(kernel: Kernel) -> 
     kernel.read()
     kernel.dump_all = False  # it is made now
     kernel.read()
-    assert not kernel.tables.routes4
+    assert not kernel.tables.routes
 
 
 def test_a_flood_before_a_dump_ends(kernel: Kernel) -> None:
@@ -170,7 +170,8 @@ def test_what_no_message_holds_sends_everything_through_the_vm(
         daemon.sender.connected(0.0)
         wish = pack(Header(RouteMessageType.RESYNC, daemon.sender.state.epoch, 0, "vr1"))
         daemon._carry_out(link, daemon.sender.receive(wish, 100.0), 100.0)
-    assert link.state().policy == Policy(True, "routerd cannot tell all")
+    said = "routerd cannot tell all"
+    assert link.state().policy == Policy(True, said, (), True, said)
     assert link.state().interfaces[ETH0].mtu == 1500
     daemon._tell_all(daemon.kernel.telling.state())
     assert not link.state().policy.reason.startswith("routerd")

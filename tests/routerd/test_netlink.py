@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, ip_network
 from pathlib import Path
 
 import pytest
@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from routerd import rtnetlink as rt
 from routerd import telling
 from routerd.control_address import ControlAddress
+from routerd.kernel_tables import Reason
 from routerd.kernel_view import KernelView
 from routerd.neighbour_keeper import NeighbourKeeper
 from routerd.neighbour_tables import SAID_S, NeighbourTables
 from routerd.next_hops import NextHopIds
-from xenflow.routes.family import prefix_text
-from xenflow.routes.messages import InterfaceKind, NextHopType, Remark, VmReason
+from xenflow.routes.family import FAMILIES, V6, prefix_text
+from xenflow.routes.messages import InterfaceKind, NextHopType, Policy, Remark, VmReason
 from xenflow.routes.router_state import Capacity, RouterState
 
 SAMPLES: dict[str, list[bytes]] = {}
@@ -40,15 +41,34 @@ def bodies(name: str) -> list[bytes]:
 def view() -> KernelView:
     made = KernelView("ctl0")
     made.dumped_links(bodies("links"), 0.0)
-    made.dumped_netconf(bodies("netconf"))
+    made.dumped_netconf(4, bodies("netconf"))
     made.dumped_nexthops(bodies("nexthops"))
-    made.dumped_rules(bodies("rules"))
+    made.dumped_rules(4, bodies("rules"))
     made.begin_main()
     for datagram in SAMPLES["main"]:
         made.dumped_routes4(datagram)
     made.begin_others()
-    made.dumped_routes(bodies("local"))
+    made.dumped_routes(bodies("local"), 0.0)
     made.dumped_neighbours(bodies("neighbours"), 0.0)
+    return made
+
+
+@pytest.fixture
+def both() -> KernelView:
+    """With IPv6, too."""
+    made = KernelView("ctl0")
+    made.dumped_links(bodies("links"), 0.0)
+    made.dumped_netconf(4, bodies("netconf"))
+    made.dumped_netconf(6, bodies("netconf6"))
+    made.dumped_nexthops(bodies("nexthops"))
+    made.dumped_rules(4, bodies("rules"))
+    made.dumped_rules(6, bodies("rules6"))
+    made.begin_main()
+    made.dumped_routes(bodies("main"), 100.0)
+    made.dumped_routes(bodies("main6"), 100.0)
+    made.begin_others()
+    made.dumped_routes(bodies("local6"), 100.0)
+    made.dumped_neighbours(bodies("neighbours") + bodies("neighbours6"), 0.0)
     return made
 
 
@@ -64,7 +84,7 @@ def told(view: KernelView, state: RouterState) -> dict[str, object]:
         if hop.type is NextHopType.GROUP:
             return {target(leg.leg): leg.weight for leg in state.legs[id_].values()}
         if hop.type is NextHopType.VIA:
-            return f"{IPv4Address(hop.gateway)} {names[hop.ifindex]}"
+            return f"{FAMILIES[hop.family].text(hop.gateway)} {names[hop.ifindex]}"
         if hop.type is NextHopType.CONNECTED:
             return names[hop.ifindex]
         return hop.type.name
@@ -82,7 +102,7 @@ def test_every_kind_of_route(view: KernelView) -> None:
         "10.22.0.0/16": "10.0.0.2 eth0",
         "10.23.0.0/16": {"10.0.0.2 eth0": 2, "10.0.1.3 eth1": 1},
         "10.24.0.0/16": "VM",
-        "10.25.0.0/16": "VM",
+        "10.25.0.0/16": "fe80::9 eth0",
         "10.27.0.0/16": "BLACKHOLE",
         "10.28.0.0/16": "UNREACHABLE",
         "10.29.0.0/16": "PROHIBIT",
@@ -90,7 +110,95 @@ def test_every_kind_of_route(view: KernelView) -> None:
         "10.31.0.0/16": "eth1",
         "10.32.0.0/16": "VM",
         "10.33.0.0/16": "10.77.0.1 eth1",
+        "10.34.0.0/16": {"fe80::9 eth0": 1, "10.0.1.2 eth1": 1},
+        "10.35.0.0/16": "fe80::5 eth0",
     }
+
+
+def told6(view: KernelView) -> dict[str, object]:
+    return {p: to for p, to in told(view, view.telling.state()).items() if ":" in p}
+
+
+def test_every_kind_of_ipv6_route(both: KernelView) -> None:
+    assert told6(both) == {
+        "::/0": "fe80::9 eth0",
+        "2001:db8::/64": "eth0",
+        "2001:db8:1::/64": "eth1",
+        "2001:db8:20::/48": "2001:db8:1::5 eth1",
+        "2001:db8:21::/48": {"fe80::5 eth0": 1, "2001:db8:1::5 eth1": 3},
+        "2001:db8:22::/48": "BLACKHOLE",
+        "2001:db8:23::/48": {"2001:db8::2 eth0": 2, "fe80::9 eth1": 1},
+        "2001:db8:24::/48": "VM",
+        "2001:db8:25::/48": "fe80::9 eth1",
+        "2001:db8:26::/48": "VM",
+        "2001:db8:28::/48": "BLACKHOLE",
+        "2001:db8:29::/48": "UNREACHABLE",
+        "2001:db8:2a::/48": "PROHIBIT",
+        "2001:db8:2b::/48": "VM",
+        "2001:db8:2c::/48": "eth1",
+        "2001:db8:2d::/48": "fe80::9 eth0",
+        "2001:db8:2f::/48": "VM",
+    }
+    reasons = {p: reason_of(both, p) for p in ("2001:db8:24::/48", "2001:db8:26::/48")}
+    assert reasons == {"2001:db8:24::/48": VmReason.MTU, "2001:db8:26::/48": VmReason.CHOICE}
+
+
+def test_an_ipv4_route_by_an_ipv6_gateway(both: KernelView) -> None:
+    state = both.telling.state()
+    known = told(both, state)
+    assert known["10.25.0.0/16"] == "fe80::9 eth0"
+    assert known["10.34.0.0/16"] == {"fe80::9 eth0": 1, "10.0.1.2 eth1": 1}
+    assert known["10.35.0.0/16"] == "fe80::5 eth0"
+    hops = {hop.id: hop for hop in state.nexthops.values() if hop.gateway == 0xFE80 << 112 | 9}
+    by_eth0 = [hop for hop in hops.values() if hop.ifindex == ifindex(both, "eth0")]
+    assert [(hop.family, hop.mac) for hop in by_eth0] == [(6, 0x02AA00000009)]
+    assert by_eth0[0].id == state.routes[V6.shortest]  # the same one as of an IPv6 route
+
+
+def test_the_rest_of_an_ipv6_state(both: KernelView) -> None:
+    eth0 = ifindex(both, "eth0")
+    state = both.telling.state()
+    own = {V6.text(key[2]) for key, local in state.locals.items() if local.ifindex == eth0}
+    assert {"2001:db8::1", "2001:db8::"} < own  # an address, and the routers' anycast one
+    assert all(key[0] == 6 and key[2] >> 120 != 0xFF for key in state.locals)
+    assert state.policy.slow_of(V6) == "ip -6 rule 32765 is not a default one"
+    assert "an IPv6 route depends on the source" in [r.words for r in state.policy.remarks]
+
+
+def test_when_an_ipv6_route_expires(both: KernelView) -> None:
+    """One with 100 s when it was made; another one's second was over."""
+    assert both.tables.expiry is not None and 190 < both.tables.expiry < 200
+    key = 0x20010DB8002E << 80 << 8 | V6.span(48)
+    assert both.tables.routes[key] == (1024, 0)
+
+
+def test_legs_of_ipv6_routes_come_and_go_one_by_one(both: KernelView) -> None:
+    state = both.telling.state()
+    seen = []
+    for message in [next(rt.messages(datagram)) for datagram in SAMPLES["event6"]]:
+        info = rt.route(message.body)
+        assert info is not None
+        gone = message.type == rt.RTM_DELROUTE
+        if both.route_changed(info, message.flags, gone, 0.0):
+            seen.append("dump")
+            continue
+        state.apply(both.telling.sections(state))
+        assert state.same(both.telling.state())
+        to = told6(both).get("2001:db8:40::/48")
+        seen.append(set(to) if isinstance(to, dict) else to)
+    one, other, third = "fe80::9 eth0", "fe80::9 eth1", "2001:db8::2 eth0"
+    expected = [one, {one, other}, {one, other, third}, {other, third}, {one, other}, None, one]
+    assert seen == [*expected, "dump"]  # at last a route beside it that is no leg of it
+
+
+def test_ipv6_with_an_mtu_of_its_own_is_the_vms(both: KernelView) -> None:
+    eth0 = ifindex(both, "eth0")
+    both.tables.links[eth0] = replace(both.tables.links[eth0], mtu6=1400)
+    both.begin_main()
+    both.dumped_routes(bodies("main") + bodies("main6"), 0.0)
+    assert reason_of(both, "::/0") is VmReason.MTU
+    assert reason_of(both, "0.0.0.0/0") is NextHopType.VIA
+    assert reason_of(both, "10.25.0.0/16") is NextHopType.VIA  # its packets are of IPv4
 
 
 def test_the_rest_of_the_state(view: KernelView) -> None:
@@ -118,7 +226,7 @@ def test_the_rest_of_the_state(view: KernelView) -> None:
 
 def test_rivals_and_tos(view: KernelView) -> None:
     key = int(IPv4Address("10.22.0.0")) << 8 | 16
-    assert [metric for metric, _ in view.tables.rivals4[key]] == [20, 32]
+    assert [metric for metric, _ in view.tables.rivals[key]] == [20, 32]
     assert view.tables.tos_routes == 1
 
 
@@ -127,14 +235,14 @@ def test_single_changes_are_told_in_proportion(view: KernelView) -> None:
     add, delete = (next(rt.messages(datagram)) for datagram in SAMPLES["event"])
     info = rt.route(add.body)
     assert info is not None
-    assert not view.route_changed(info, add.flags, False)
+    assert not view.route_changed(info, add.flags, False, 0.0)
     (section,) = view.telling.sections(state)
     assert (section.kind.name, section.op.name, len(section.records)) == ("ROUTE4", "SET", 1)
     state.apply([section])
     assert state.same(view.telling.state())
     gone = rt.route(delete.body)
     assert gone is not None
-    assert not view.route_changed(gone, delete.flags, True)
+    assert not view.route_changed(gone, delete.flags, True, 0.0)
     state.apply(view.telling.sections(state))
     assert state.same(view.telling.state())
 
@@ -144,7 +252,7 @@ def test_a_rival_means_another_dump(view: KernelView) -> None:
     for message in (m for d in SAMPLES["main"] for m in rt.messages(d)):
         info = rt.route(message.body) if message.type == rt.RTM_NEWROUTE else None
         if info is not None and info.prefix == int(IPv4Address("10.22.0.0")):
-            assert view.route_changed(info, 0, True)
+            assert view.route_changed(info, 0, True, 0.0)
 
 
 def test_the_bulk_path_agrees_with_the_thorough_one(view: KernelView) -> None:
@@ -152,9 +260,9 @@ def test_the_bulk_path_agrees_with_the_thorough_one(view: KernelView) -> None:
     again.dumped_links(bodies("links"), 0.0)
     again.dumped_nexthops(bodies("nexthops"))
     again.begin_main()
-    again.dumped_routes(bodies("main"))
-    assert again.tables.routes4 == view.tables.routes4
-    assert again.tables.rivals4 == view.tables.rivals4
+    again.dumped_routes(bodies("main"), 0.0)
+    assert again.tables.routes == view.tables.routes
+    assert again.tables.rivals == view.tables.rivals
     assert again.tables.tos_routes == view.tables.tos_routes
 
 
@@ -322,8 +430,8 @@ def test_a_route_over_a_link_that_is_down_is_older_than_the_dump(
     info = many_hops(view, 1)
     (hop,) = info.hops
     info = replace(info, hops=(replace(hop, flags=hop_flags),))
-    assert view.route_changed(info, rt.NLM_F_CREATE, False) is again
-    assert ((info.prefix << 8 | info.length) in view.tables.routes4) is not again
+    assert view.route_changed(info, rt.NLM_F_CREATE, False, 0.0) is again
+    assert ((info.prefix << 8 | info.length) in view.tables.routes) is not again
 
 
 def test_what_an_object_says_is_told_without_its_routes(view: KernelView) -> None:
@@ -360,8 +468,8 @@ def test_a_repeated_route_is_no_change(view: KernelView) -> None:
     for message in (m for d in SAMPLES["main"] for m in rt.messages(d)):
         info = rt.route(message.body) if message.type == rt.RTM_NEWROUTE else None
         if info is not None and info.prefix == int(IPv4Address("10.21.0.0")):
-            assert not view.route_changed(info, message.flags, False)
-    assert not view.tables.dirty4 and state.same(view.telling.state())
+            assert not view.route_changed(info, message.flags, False, 0.0)
+    assert not view.tables.dirty and state.same(view.telling.state())
 
 
 def datagram(*bodies_: bytes) -> bytes:
@@ -401,10 +509,10 @@ def test_datagrams_of_one_kind_are_read_as_any_others(
     for start in range(0, len(sent), size):
         assert not quick.dumped_routes4(datagram(*sent[start : start + size]))
     for body in sent:
-        thorough.dumped_routes([body])
-    assert (quick.tables.routes4, quick.tables.rivals4) == (
-        thorough.tables.routes4,
-        thorough.tables.rivals4,
+        thorough.dumped_routes([body], 0.0)
+    assert (quick.tables.routes, quick.tables.rivals) == (
+        thorough.tables.routes,
+        thorough.tables.rivals,
     )
 
 
@@ -454,17 +562,17 @@ def test_what_a_next_hop_object_takes_along_is_dumped_again(
     view.tables.nexthops[12] = BLACKHOLE
     view.tables.nexthops[13] = replace(view.tables.nexthops[5], id=13)
     view.tables.nexthops[9] = rt.NextHopObject(
-        9, 4, rt.RouteHop(90, 0x0A4D0001, 0, 1, True), (), False
+        9, 4, rt.RouteHop(90, 0x0A4D0001, 0, 1, 4), (), False
     )
     view.begin_main()
-    view.route_changed(info, 0, False)
+    view.route_changed(info, 0, False, 0.0)
     gone = view.tables.nexthops.get(info.nexthop) or rt.NextHopObject(77, 4, None, (), False)
     assert view.nexthop_changed(gone, True)
 
 
 def test_routes_that_follow_their_objects_need_no_dump(view: KernelView) -> None:
     view.begin_main()
-    view.route_changed(route_by(5), 0, False)
+    view.route_changed(route_by(5), 0, False, 0.0)
     assert not view.nexthop_changed(view.tables.nexthops[5], False)
 
 
@@ -472,7 +580,7 @@ def test_a_route_that_is_replaced_by_one_over_the_control_link(view: KernelView)
     eth0 = ifindex(view, "eth0")
     view.tables.links[90] = replace(view.tables.links[eth0], ifindex=90, name="ctl0")
     view.tables.control_index = 90
-    for key in list(view.tables.routes4)[:3]:
+    for key in list(view.tables.routes)[:3]:
         over = rt.RouteInfo(
             4,
             rt.TABLE_MAIN,
@@ -482,12 +590,12 @@ def test_a_route_that_is_replaced_by_one_over_the_control_link(view: KernelView)
             0,
             rt.RTN_UNICAST,
             0,
-            (rt.RouteHop(90, 0, 0, 1, True),),
+            (rt.RouteHop(90, 0, 0, 1, 0),),
             0,
             0,
         )
-        assert not view.route_changed(over, 0, False)
-        assert view.route_changed(over, rt.NLM_F_REPLACE, False)
+        assert not view.route_changed(over, 0, False, 0.0)
+        assert view.route_changed(over, rt.NLM_F_REPLACE, False, 0.0)
 
 
 def test_when_the_control_link_gets_its_address_back() -> None:
@@ -531,8 +639,9 @@ def test_what_kind_of_device_an_interface_is(view: KernelView) -> None:
 
 def reason_of(view: KernelView, prefix: str) -> object:
     state = view.telling.state()
-    net = IPv4Network(prefix)
-    hop = state.nexthops[state.routes[int(net.network_address) << 8 | net.prefixlen]]
+    net = ip_network(prefix)
+    span = FAMILIES[net.version].span(net.prefixlen)
+    hop = state.nexthops[state.routes[int(net.network_address) << 8 | span]]
     return VmReason(hop.gateway) if hop.type is NextHopType.VM else hop.type
 
 
@@ -544,16 +653,15 @@ def test_why_a_route_goes_through_the_vm(view: KernelView) -> None:
     }
     assert found == {
         "10.24.0.0/16": VmReason.MTU,
-        "10.25.0.0/16": VmReason.GATEWAY6,
         "10.30.0.0/16": VmReason.TYPE,
         "10.32.0.0/16": VmReason.ENCAPSULATION,
     }
 
 
 def test_legs_that_are_chosen_by_ports_are_left_to_the_kernel(view: KernelView) -> None:
-    view.tables.hash_policy = 1
+    view.tables.hash_policy = {4: 1, 6: 0}
     view.begin_main()
-    view.dumped_routes(bodies("main"))
+    view.dumped_routes(bodies("main"), 0.0)
     groups = {p: reason_of(view, p) for p in ("10.21.0.0/16", "10.23.0.0/16", "10.20.0.0/16")}
     assert groups == {
         "10.21.0.0/16": VmReason.SPREAD,
@@ -563,15 +671,17 @@ def test_legs_that_are_chosen_by_ports_are_left_to_the_kernel(view: KernelView) 
 
 
 def test_all_reasons_are_told_and_faults_make_nothing_slow(view: KernelView) -> None:
-    view.tables.rules = {rt.RuleInfo(p, t, True) for p, t in ((0, 255), (32766, 254), (32767, 253))}
+    view.tables.rules[4] = {rt.RuleInfo(p, t, True) for p, t in telling.DEFAULT_RULES[4]}
     view.tables.tos_routes, view.tables.default_table, view.tables.outside = 0, False, ()
-    view.tables.netconf = {
-        n: replace(conf, forwarding=1, rp_filter=0) for n, conf in view.tables.netconf.items()
-    }
+    confs = view.tables.netconf[4]
+    for n, conf in confs.items():
+        confs[n] = replace(conf, forwarding=1, rp_filter=0)
     view.tables.faults = ("IPv4 neighbours overflow",)
     policy = view.telling.policy()
     assert (policy.slow, [r.fault for r in policy.remarks]) == (False, [True])
-    view.tables.outside = ("queueing discipline tbf on eth1", "tcx ingress program on eth0")
+    view.tables.outside = tuple(
+        map(Reason, ("queueing discipline tbf on eth1", "tcx ingress program on eth0"))
+    )
     policy = view.telling.policy()
     assert policy.slow and policy.reason == "queueing discipline tbf on eth1"
     assert [(r.fault, r.words) for r in policy.remarks] == [
@@ -580,15 +690,24 @@ def test_all_reasons_are_told_and_faults_make_nothing_slow(view: KernelView) -> 
     ]
 
 
-def test_ipv6_forwarding_is_told_of_each_interface(view: KernelView) -> None:
+def forwards6(view: KernelView) -> set[str]:
+    return {i.name for i in view.tables.interfaces() if i.flags & 8}
+
+
+def test_ipv6_is_forwarded_where_all_says_so_and_the_link_has_it(view: KernelView) -> None:
     eth0 = ifindex(view, "eth0")
-    view.netconf6_changed(rt.NetconfInfo(eth0, 1, None, None), False)
+    everywhere = {link.name for link in view.tables.data_links()}
+    view.tables.netconf[6] = {}
+    view.netconf_changed(6, rt.NetconfInfo(eth0, 1, None, None), False)
+    assert not forwards6(view)
+    view.tables.dirty_policy = False
+    assert not view.netconf_changed(6, rt.NetconfInfo(-1, 1, None, None), False)
     assert view.tables.dirty_policy
-    assert {i.ifindex for i in view.tables.interfaces() if i.flags & 8} == {eth0}
-    view.netconf6_changed(rt.NetconfInfo(eth0, None, None, 0), False)
-    assert {i.ifindex for i in view.tables.interfaces() if i.flags & 8} == {eth0}
-    view.netconf6_changed(rt.NetconfInfo(eth0, None, None, None), True)
-    assert not any(i.flags & 8 for i in view.tables.interfaces())
+    assert forwards6(view) == everywhere
+    view.netconf_changed(6, rt.NetconfInfo(eth0, 0, None, None), False)
+    assert forwards6(view) == everywhere  # as the kernel: a device's own setting is another matter
+    view.tables.links[eth0] = replace(view.tables.links[eth0], mtu6=0)
+    assert forwards6(view) == everywhere - {"eth0"}
 
 
 def test_the_neighbour_tables_fault_is_said_while_it_overflows() -> None:
@@ -614,17 +733,16 @@ def test_a_neighbour_table_as_the_kernel_tells_it() -> None:
 @pytest.fixture
 def plain(view: KernelView) -> KernelView:
     """The same without what sends everything through the VM."""
-    view.tables.rules = {
-        rule
-        for rule in view.tables.rules
-        if rule.plain and (rule.priority, rule.table) in telling.DEFAULT_RULES
-    }
+    for family, default in telling.DEFAULT_RULES.items():
+        view.tables.rules[family] = {rt.RuleInfo(p, t, True) for p, t in default}
     view.tables.tos_routes, view.tables.default_table = 0, False
     view.tables.links = {
         n: replace(link, master=0, xdp=False) for n, link in view.tables.links.items()
     }
-    view.tables.netconf = {n: rt.NetconfInfo(n, 1, 0, 0) for n in (-1, *view.tables.links)}
-    assert not view.telling.policy().slow
+    for family in view.tables.netconf:
+        confs = {n: rt.NetconfInfo(n, 1, 0, 0) for n in (-1, *view.tables.links)}
+        view.tables.netconf[family] = confs
+    assert view.telling.policy() == Policy(False, "", (), False)
     return view
 
 
@@ -633,7 +751,7 @@ def many_hops(view: KernelView, count: int) -> rt.RouteInfo:
     template = rt.route(bodies("main")[0]) if "main" in SAMPLES else None
     assert template is not None
     first = ifindex(view, "eth0")
-    hops = tuple(rt.RouteHop(first, 0x0A000100 + n, 0, 1, True) for n in range(count))
+    hops = tuple(rt.RouteHop(first, 0x0A000100 + n, 0, 1, 4) for n in range(count))
     return replace(
         template,
         family=4,
@@ -653,8 +771,8 @@ def test_a_group_that_is_too_large_is_left_to_the_vm(plain: KernelView) -> None:
     """The kernel takes more members than 256."""
     known = plain.telling.state()
     for count, kind in ((256, NextHopType.GROUP), (257, NextHopType.VM)):
-        plain.tables.routes4.pop(0x0A580000 << 8 | 16, None)
-        plain.route_changed(many_hops(plain, count), 0, False)
+        plain.tables.routes.pop(0x0A580000 << 8 | 16, None)
+        plain.route_changed(many_hops(plain, count), 0, False, 0.0)
         known.apply(plain.telling.sections(known))
         known.apply(plain.telling.sections(known))
         hop = known.nexthops[known.routes[0x0A580000 << 8 | 16]]

@@ -75,7 +75,8 @@ def test_odd_values_are_told_in_some_way(
                 table=rt.TABLE_LOCAL,
                 type_=kind,
             ),
-        ]
+        ],
+        0.0,
     )
     view.dumped_neighbours([neighbour(address, mac), neighbour(gateway, mac)], 0.0)
     state = view.telling.state()
@@ -88,7 +89,7 @@ def test_a_gateway_of_no_ipv4_address_is_the_vms() -> None:
     view.dumped_links([link(b"eth0")], 0.0)
     view.begin_main()
     oif = (rt.RTA_OIF, struct.pack("=I", ETH0))
-    view.dumped_routes([route(oif, (rt.RTA_GATEWAY, bytes(15) + b"\1"))])
+    view.dumped_routes([route(oif, (rt.RTA_GATEWAY, bytes(15) + b"\1"))], 0.0)
     (hop,) = view.telling.state().nexthops.values()
     assert hop.type is NextHopType.VM
 

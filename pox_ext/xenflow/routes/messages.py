@@ -139,18 +139,22 @@ class VmReason(IntEnum):
 
     UNSAID = 0
     GATEWAY6 = 1
-    """An IPv4 route whose gateway is an IPv6 address (RFC 8950)."""
+    """An IPv4 route whose gateway is an IPv6 address (RFC 8950): as routerd said it before such a
+    next hop was of type VIA."""
     ENCAPSULATION = 2
     DEVICE = 3
     """The device is not Ethernet, or does without ARP."""
     MTU = 4
-    """The route's own MTU is smaller than the link's."""
+    """The route's own MTU, or that of IPv6 on the link, is smaller than the link's."""
     TYPE = 5
     """A type that leads to no neighbour: throw, or local in table main."""
     SPREAD = 6
     """Several legs, chosen by more than the addresses (fib_multipath_hash_policy)."""
     SIZE = 7
     """More legs than a group may have."""
+    CHOICE = 8
+    """Several IPv6 routes of one prefix and metric that are not legs of one: the kernel chooses by
+    their preference and by the interface that a packet came in by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +185,11 @@ class Local:
 @dataclass(frozen=True, slots=True)
 class NextHop:
     """A next hop.  `mac` is what the gateway is known by, 0 while it is unresolved.  Of one of type
-    VM `gateway` is a VmReason or another number."""
+    VM `gateway` is a VmReason or another number.
+
+    family  of VIA that of the gateway, which routes of both families may have (RFC 8950); of
+            CONNECTED that of the destinations; of any other type it says nothing
+    """
 
     id: int
     type: NextHopType

@@ -161,6 +161,7 @@ _WHY: dict[int, str] = {
     VmReason.MTU: "with an MTU of their own",
     VmReason.TYPE: "of a type that leads to no neighbour",
     VmReason.SIZE: "of more legs than a group may have",
+    VmReason.CHOICE: "of one prefix and metric, chosen from by the arrival interface, too",
     VmReason.SPREAD: "of several legs (fib_multipath_hash_policy is not 0)",
 }
 
