@@ -815,23 +815,25 @@ def test_another_of_its_name_waits_for_the_move_of_the_one_before(rig: Rig) -> N
 
 
 def test_where_nothing_fits_without_it_all_of_it_waits(rig: Rig) -> None:
-    """A port goes over from a link of a router that is moved to one that is new."""
+    """As where a link gets the VLAN ids of one of a router that is moved, which no planner gives
+    it."""
     rig.write(SMALL, 1)
     rig.prove()
     rig.tick()
     moved_by(rig)
-    end = SMALL.links["left"].access[0]
+    left = SMALL.links["left"]
+    vlans = {"vlan": left.vlan, "detour_vlan": left.detour_vlan}
     links = {
         **LARGE.links,
-        "left": replace(LARGE.links["left"], access=()),
-        "more": replace(LARGE.links["more"], access=(end,)),
+        "left": replace(LARGE.links["left"], vlan=301, detour_vlan=2349),
+        "more": replace(LARGE.links["more"], **vlans),
     }
     after = replace(LARGE, links=links)
     rig.write(after, 2)
     assert rig.network == SMALL
     (words,) = rig.problems.of()
     assert words.startswith("change 2 of the store is not taken: links.left: held by the move of")
-    assert f"port {end.end} is used twice" in words
+    assert f"links more and left have VLAN id {left.vlan}" in words
     kept = LaidFile(rig.folder).load()
     assert kept is not None and kept.change == 1
     status = rig.follower.status()

@@ -12,7 +12,7 @@ import pytest
 from tests import random_sites
 from xenflow.model.difference import compare
 from xenflow.model.holding import clashes, held_back
-from xenflow.model.network import Access, Controller, End, Interface, Link, Network, Tree
+from xenflow.model.network import Access, Cable, Controller, End, Interface, Link, Network, Tree
 from xenflow.openflow.flow import Flows
 from xenflow.plan.laying import lay
 from xenflow.store import network_file
@@ -88,6 +88,31 @@ def test_a_station_on_its_link_waits_and_one_elsewhere_does_not() -> None:
     assert but_held(CAMPUS, after, MOVED) == with_(CAMPUS, links={far: desks[far]})
 
 
+def test_who_gets_what_it_has_waits_too_with_what_needs_that() -> None:
+    """A link that comes, with a port of its link; who is on that; and not who comes elsewhere."""
+    link = next(k for n, k in CAMPUS.links.items() if CAMPUS.routers[MOVED].on(n) and k.access)
+    home = CAMPUS.routers[MOVED].home
+    new = {
+        name: replace(
+            CAMPUS.routers[MOVED],
+            name=name,
+            id=number,
+            control_vif=f"{name}.c",
+            interfaces=(Interface("eth0", on, number, f"{name}.0"),),
+            home=home,
+        )
+        for name, number, on in (("there", 901, OTHER_LINK), ("far", 902, "third"))
+    }
+    spare = replace(other(CAMPUS), access=link.access)
+    third = replace(other(CAMPUS), name="third", id=98, vlan=1901, detour_vlan=3949)
+    links = {link.name: replace(link, access=()), OTHER_LINK: spare, "third": third}
+    after = with_(CAMPUS, links=links, routers=new)
+    names = held_back(CAMPUS, after, [MOVED]).json()["names"]
+    assert names == {"links": sorted((link.name, OTHER_LINK)), "routers": ["there"]}
+    made = but_held(CAMPUS, after, MOVED)
+    assert made == with_(CAMPUS, links={"third": third}, routers={"far": new["far"]})
+
+
 def test_who_comes_to_its_link_waits_and_who_is_no_neighbour_does_not() -> None:
     home = CAMPUS.routers[MOVED].home
     new = {
@@ -141,8 +166,9 @@ def test_what_another_gets_of_it_is_named() -> None:
 
 
 def changed(dice: Random, network: Network) -> Network:
-    """Links and routers go, routers lose interfaces, are others, or come; links get stations."""
-    routers, links = dict(network.routers), dict(network.links)
+    """Links and routers go, routers lose interfaces, are others, or come; links get stations, or
+    those of others; one comes, over a new cable, whose port another had."""
+    routers, links, cables = dict(network.routers), dict(network.links), dict(network.cables)
     for name in [n for n in links if dice.random() < 0.3]:
         links[name] = replace(links[name], access=links[name].access[1:])
     for router in list(routers.values()):
@@ -158,7 +184,36 @@ def changed(dice: Random, network: Network) -> Network:
         on = Interface("eth9", dice.choice([*links]), 0x0A00DEADBEEF, "new.9")
         if links[on.link].tree.reaches(one.home):
             routers["new"] = replace(one, name="new", id=999, control_vif="new.c", interfaces=(on,))
-    return replace(network, routers=routers, links=links)
+    if links and dice.random() < 0.5:
+        old, to = dice.sample([*links], 1)[0], dice.choice(("fresh", *links))
+        if to == "fresh":
+            free = (n for n in range(1, 4095) if n not in network.links_by_label)
+            numbers = {"id": 998, "vlan": next(free), "detour_vlan": next(free)}
+            links[to] = replace(links[old], name=to, access=(), **numbers)
+        given = links[old].access[:1]
+        tree = links[to].tree.up
+        if old != to and all(access.end.datapath in tree for access in given):
+            links[old] = replace(links[old], access=links[old].access[1:])
+            links[to] = replace(links[to], access=(*links[to].access, *given))
+        if "fresh" in links and routers:
+            one = dice.choice([*routers.values()])
+            on = Interface("eth8", "fresh", 0x0A00DEADBEE0, "newer.8")
+            if links["fresh"].tree.reaches(one.home):
+                other = replace(one, name="newer", id=997, control_vif="newer.c")
+                routers["newer"] = replace(other, interfaces=(on,))
+        if given and dice.random() < 0.5 and len(network.datapaths) > 1:
+            end = given[0].end
+            far = dice.choice([n for n in network.datapaths if n != end.datapath])
+            cables["fresh"] = Cable("fresh", end, End(far, f"{far}-fresh"))
+            links = {
+                name: replace(k, access=tuple(a for a in k.access if a.end != end))
+                for name, k in links.items()
+            }
+            if "fresh" in links:
+                up = {end.datapath: None, far: cables["fresh"]}
+                links["fresh"] = replace(links["fresh"], access=(), tree=Tree(up))
+                routers.pop("newer", None)
+    return replace(network, routers=routers, links=links, cables=cables)
 
 
 def without_a_leaf(dice: Random, network: Network) -> Network:
@@ -222,6 +277,8 @@ def test_what_is_held_compiles_as_before_and_all_else_as_after(seed: int) -> Non
     others += [of_link(n) for n in made.links.keys() - waits.dirty_links]
     for name in made.datapaths.keys() & after.datapaths.keys():
         site = random_sites.site(dice, before, name)
+        placements = {r: p for r, p in site.placements.items() if {*p.hosts} <= {*after.datapaths}}
+        site = replace(site, placements=placements)
 
         def flows(network: Network, owner: Owner, site: Site = site) -> Flows:
             here = {r: p for r, p in site.placements.items() if r in network.routers}
