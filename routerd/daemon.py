@@ -19,7 +19,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from routerd.neighbour_tables import NeighbourTables
 from routerd.netlink_socket import DumpInterrupted, NetlinkListener, Requests
 from routerd.rule_table_link import RuleTableLink, hasten_discovery
 from routerd.telling import connected_links
+from xenflow.routes.family import V6
 from xenflow.routes.messages import MessageError, PackError, Section
 from xenflow.routes.router_state import RouterState
 from xenflow.routes.sender import Effects, Sender, SenderState
@@ -237,10 +238,18 @@ class Kernel:
             for body in self._requests.optional(rt.get_all(rt.RTM_GETNEIGHTBL, family))
             if (table := rt.neighbour_table(body)) is not None
         ]
-        faults = self._neighbour_tables.faults(near, now)
+        faults = (*self._neighbour_tables.faults(near, now), *self._duplicates())
         if (outside, faults) != (tables.outside, tables.faults):
             tables.outside, tables.faults = outside, faults
             tables.dirty_policy = True
+
+    def _duplicates(self) -> Iterator[str]:
+        """In words: IPv6 addresses that the kernel does not use, since another station has them."""
+        names = {link.ifindex: link.name for link in self.tables.data_links()}
+        bodies = self._requests.optional(rt.get_all(rt.RTM_GETADDR, rt.AF_INET6))
+        for one in map(rt.address, bodies):
+            if one.duplicate and one.ifindex in names:
+                yield f"{V6.text(one.address)} on {names[one.ifindex]} is another station's"
 
     def is_dirty(self) -> bool:
         """Whether there is a change that needs no dump."""

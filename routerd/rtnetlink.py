@@ -261,24 +261,27 @@ def _mtu6(of_link: bytes) -> int:
 
 @dataclass(frozen=True, slots=True)
 class AddressInfo:
-    """An address of an interface, as an integer; `scope` is RT_SCOPE_LINK for link-local."""
+    """An address of an interface, as an integer; `scope` is RT_SCOPE_LINK for link-local;
+    `duplicate`: another station has it, so that the kernel does not use it (IPv6)."""
 
     ifindex: int
     length: int
     address: int
     scope: int
+    duplicate: bool = False
 
 
-IFA_ADDRESS, IFA_LOCAL, IFA_F_NODAD = 1, 2, 0x02
+IFA_ADDRESS, IFA_LOCAL, IFA_F_NODAD, IFA_F_DADFAILED = 1, 2, 0x02, 0x08
 RT_SCOPE_LINK = 253
 
 
 def address(body: bytes) -> AddressInfo:
     """An RTM_NEWADDR or RTM_DELADDR."""
-    _, length, _, scope, ifindex = _head(_IFADDR, body)
+    _, length, flags, scope, ifindex = _head(_IFADDR, body)
     found = attributes(body, _IFADDR.size)
     raw = found.get(IFA_LOCAL) or found.get(IFA_ADDRESS, b"")
-    return AddressInfo(ifindex, length, int.from_bytes(raw, "big"), scope)
+    duplicate = bool(flags & IFA_F_DADFAILED)
+    return AddressInfo(ifindex, length, int.from_bytes(raw, "big"), scope, duplicate)
 
 
 def add_address6(of: AddressInfo) -> Request:

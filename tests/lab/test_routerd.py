@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,14 @@ from routerd import rtnetlink
 from routerd.daemon import Kernel
 from routerd.netlink_socket import NetlinkListener
 from tests.lab.rule_table_stub import RuleTableStub
-from xenflow.routes.family import FAMILIES, V6, netmask, prefix_text
-from xenflow.routes.messages import InterfaceFlag, InterfaceKind, NextHopType, RouteMessageType
+from xenflow.routes.family import FAMILIES, V4, V6, netmask, prefix_text
+from xenflow.routes.messages import (
+    InterfaceFlag,
+    InterfaceKind,
+    NextHopType,
+    RouteMessageType,
+    VmReason,
+)
 from xenflow.routes.router_state import RouterState
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,8 +86,10 @@ class Lab:
         self.sh(f"ip netns exec {self.router} sysctl -qw net.ipv6.conf.all.forwarding=1")
         for n in (0, 1):
             self.ip(f"addr add 2001:db8:0:{n}::1/64 dev eth{n} nodad")
-            for host in (2, 3):
-                self.sh(f"ip -n {self.peer} addr add 2001:db8:0:{n}::{host}/64 dev p{n} nodad")
+            keep = f"net.ipv6.conf.p{n}.keep_addr_on_down=1"
+            self.sh(f"ip netns exec {self.peer} sysctl -qw {keep}")
+            for address in (f"2001:db8:0:{n}::2", f"2001:db8:0:{n}::3", "fe80::2"):
+                self.sh(f"ip -n {self.peer} addr add {address}/64 dev p{n} nodad")
 
     def plug(self, host: int, mac: str = "02:00:00:00:00:01") -> None:
         """A control link to a host, at the same address everywhere."""
@@ -650,6 +658,78 @@ def test_reasons_for_the_slow_path(lab: Lab) -> None:
         stub.wait(lambda s: not s.policy.slow)
 
 
+def test_reasons_for_the_slow_path_of_ipv6(lab: Lab) -> None:
+    """What concerns one family leaves the other one to the switches."""
+    lab.plug(0)
+    lab.six()
+    stub = lab.stub()
+    lab.routerd()
+    stub.wait(lambda s: not s.policy.slow_of(V4) and not s.policy.slow_of(V6))
+    run = f"ip netns exec {lab.router} "
+    ip = f"ip -6 -n {lab.router} "
+    sysctl = f"{run} sysctl -qw net.ipv6.conf."
+    cases = [
+        (f"{ip} rule add from 2001:db8:9::/48 lookup 7", f"{ip} rule del lookup 7", "ip -6 rule"),
+        (f"{ip} rule del lookup main", f"{ip} rule add lookup main prio 32766", "missing"),
+        (
+            f"{ip} route add 2001:db8:3::/48 from 2001:db8:4::/48 via fe80::2 dev eth0",
+            f"{ip} route flush root 2001:db8:3::/48",
+            "depends on the source",
+        ),
+        (f"{sysctl}all.forwarding=0", f"{sysctl}all.forwarding=1", "IPv6 forwarding is off"),
+        (f"{sysctl}eth1.forwarding=0", f"{sysctl}eth1.forwarding=1", "eth1 may follow redirects"),
+    ]
+    if shutil.which("nft"):
+        chain = "{ type filter hook forward priority 0; policy drop; }"
+        for family in ("ip6", "ip", "inet"):
+            add = f"{run} nft add table {family} t; {run} nft add chain {family} t c '{chain}'"
+            cases.append((add, f"{run} nft flush ruleset", f"nftables {family} t c"))
+    for do, undo, words in cases:
+        lab.sh(do)
+        six, four = "nftables ip " not in words, "nftables i" in words and "ip6" not in words
+        stub.wait(
+            lambda s, words=words, four=four, six=six: (
+                (words in s.policy.slow_of(V4), words in s.policy.slow_of(V6)) == (four, six)
+            )
+        )
+        lab.sh(undo)
+        stub.wait(lambda s: not s.policy.slow_of(V4) and not s.policy.slow_of(V6))
+
+
+def test_what_ipv6_does_without_a_word(lab: Lab) -> None:
+    """A route's time is over long before the kernel deletes it; the MTU of IPv6 on a link, and
+    whether it is off there, are told to nobody.  A duplicate address is not used."""
+    lab.plug(0)
+    lab.six()
+    sysctl = f"ip netns exec {lab.router} sysctl -qw net.ipv6."
+    lab.sh(f"{sysctl}route.gc_interval=3600")
+    lab.ip("-6 route add 2001:db8:5::/48 via fe80::2 dev eth0")
+    stub = lab.stub()
+    lab.routerd()
+    stub.wait(lambda s: len(s.routes) == 5)
+    lab.ip("-6 route add 2001:db8:6::/48 via fe80::2 dev eth0 expires 2")
+    stub.wait(lambda s: len(s.routes) == 6)
+    stub.wait(lambda s: len(s.routes) == 5)
+    assert [r for r in lab.json("-6 route show") if r["dst"] == "2001:db8:6::/48"]
+
+    def reasons(state: RouterState) -> set[int]:
+        return {h.gateway for h in state.nexthops.values() if h.type is NextHopType.VM}
+
+    lab.sh(f"{sysctl}conf.eth0.mtu=1400")
+    stub.wait(lambda s: reasons(s) == {VmReason.MTU})
+    lab.sh(f"{sysctl}conf.eth0.mtu=1500")
+    stub.wait(lambda s: not reasons(s))
+    forwards6 = lambda s: {i.name for i in s.interfaces.values() if i.flags & 8}  # noqa: E731
+    assert stub.wait(lambda s: forwards6(s) == {"eth0", "eth1"})
+    lab.ip("addr add 2001:db8:0:0::3/64 dev eth0")
+    words = "2001:db8::3 on eth0 is another station's"
+    stub.wait(lambda s: words in [r.words for r in s.policy.remarks if r.fault])
+    settled(lab, stub)
+    lab.sh(f"{sysctl}conf.eth1.disable_ipv6=1")
+    stub.wait(lambda s: forwards6(s) == {"eth0"})
+    settled(lab, stub)
+
+
 def test_devices_and_ipv6_are_told_as_what_they_are(lab: Lab) -> None:
     lab.plug(0)
     kinds = {"eth0": InterfaceKind.CARD, "eth1": InterfaceKind.CARD}
@@ -745,15 +825,30 @@ def said(kernel: Kernel) -> list[str]:
     return [policy.reason, *(remark.words for remark in policy.remarks)]
 
 
-def test_neighbours_are_kept_and_released(lab: Lab) -> None:
+BY_GATEWAYS = pytest.mark.parametrize(
+    ("route", "address"),
+    [
+        ("10.5.0.0/16 via 10.0.{n}.2", "10.0.{n}.2"),
+        ("2001:db8:5::/48 via 2001:db8:0:{n}::2", "2001:db8:0:{n}::2"),
+        ("2001:db8:5::/48 via fe80::2 dev eth{n}", "fe80::2"),
+        ("10.5.0.0/16 via inet6 fe80::2 dev eth{n}", "fe80::2"),
+    ],
+    ids=["IPv4", "IPv6", "link-local", "RFC 8950"],
+)
+
+
+@BY_GATEWAYS
+def test_neighbours_are_kept_and_released(lab: Lab, route: str, address: str) -> None:
+    route, address = route.format(n=0), address.format(n=0)
     lab.plug(0)
-    lab.ip("route add 10.5.0.0/16 via 10.0.0.2")
+    lab.six()
+    lab.ip(f"route add {route}")
     stub = lab.stub()
     routerd = lab.routerd()
-    gateway = int(IPv4Address("10.0.0.2"))
+    gateway = int(ip_address(address))
     resolved = lambda s: any(h.gateway == gateway and h.mac for h in s.nexthops.values())  # noqa: E731
     stub.wait(resolved)
-    (entry,) = [n for n in lab.json("-4 neigh show") if n["dst"] == "10.0.0.2"]
+    (entry,) = [n for n in lab.json("neigh show dev eth0") if n["dst"] == address]
     assert "managed" in entry
     # its MAC changes, and it says so
     lab.sh(f"ip -n {lab.peer} link set p0 address 02:00:00:00:aa:01")
@@ -762,25 +857,29 @@ def test_neighbours_are_kept_and_released(lab: Lab) -> None:
     stub.wait(
         lambda s: any(h.gateway == gateway and h.mac == 0x02000000AA01 for h in s.nexthops.values())
     )
-    lab.ip("route del 10.5.0.0/16")
+    lab.ip(f"route del {route}")
     deadline = time.monotonic() + 120
-    while any("managed" in n for n in lab.json("-4 neigh show")):
+    while any("managed" in n for n in lab.json("neigh show")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    lab.ip("route add 10.5.0.0/16 via 10.0.0.2")
+    lab.ip(f"route add {route}")
     stub.wait(resolved)
     time.sleep(0.3)
     routerd.send_signal(signal.SIGTERM)
     assert routerd.wait(120) == 0
-    assert not any("managed" in n for n in lab.json("-4 neigh show"))
+    assert not any("managed" in n for n in lab.json("neigh show"))
 
 
-def test_interfaces_and_neighbours_outlast_a_carrier_that_comes_back(lab: Lab) -> None:
+@BY_GATEWAYS
+def test_interfaces_and_neighbours_outlast_a_carrier_that_comes_back(
+    lab: Lab, route: str, address: str
+) -> None:
     lab.plug(0)
-    lab.ip("route add 10.5.0.0/16 via 10.0.1.2")
+    lab.six()
+    lab.ip(f"route add {route.format(n=1)}")
     stub = lab.stub()
     lab.routerd("--carrier-grace", "6")
-    gateway = int(IPv4Address("10.0.1.2"))
+    gateway = int(ip_address(address.format(n=1)))
 
     def macs(state: RouterState) -> list[int]:
         return [hop.mac for hop in state.nexthops.values() if hop.gateway == gateway]

@@ -598,6 +598,16 @@ def test_a_route_that_is_replaced_by_one_over_the_control_link(view: KernelView)
         assert view.route_changed(over, rt.NLM_F_REPLACE, False, 0.0)
 
 
+def test_a_duplicate_address_is_told_from_others() -> None:
+    """Flags of a link-local address whose duplicate address detection has failed, and has not."""
+    raw = rt.attribute(rt.IFA_ADDRESS, (0xFE80 << 112 | 7).to_bytes(16, "big"))
+    for flags, duplicate in ((0x80, False), (0x40, False), (0x88, True), (0xC8, True)):
+        body = bytes((rt.AF_INET6, 64, flags, rt.RT_SCOPE_LINK, 4, 0, 0, 0)) + raw
+        assert rt.address(body) == rt.AddressInfo(
+            4, 64, 0xFE80 << 112 | 7, rt.RT_SCOPE_LINK, duplicate
+        )
+
+
 def test_when_the_control_link_gets_its_address_back() -> None:
     own = rt.AddressInfo(4, 64, 0xFE80 << 112 | 0x10007, rt.RT_SCOPE_LINK)
     kept = ControlAddress()
