@@ -29,7 +29,7 @@ from routerd.control_address import ControlAddress
 from routerd.kernel_view import KernelView
 from routerd.neighbour_keeper import NeighbourKeeper
 from routerd.neighbour_tables import NeighbourTables
-from routerd.netlink_socket import DumpInterrupted, NetlinkListener, Requests
+from routerd.netlink_socket import ABSENT, DumpInterrupted, NetlinkListener, Requests
 from routerd.rule_table_link import RuleTableLink, hasten_discovery
 from routerd.telling import connected_links
 from xenflow.routes.family import V6
@@ -201,23 +201,22 @@ class Kernel:
             log.info("control-address put back after the link was off: errno=%d", number)
 
     def _dump_main(self) -> None:
-        request = rt.get_routes(rt.AF_INET, rt.TABLE_MAIN)
         for _ in range(5):
             self.view.begin_main()
-            try:
-                for datagram in self._requests.datagrams(request):
-                    self.view.dumped_routes4(datagram)
-                break
-            except DumpInterrupted:
-                continue
-            except rt.NetlinkError as error:
-                if error.errno != errno.ENOENT:  # a table that has never had a route
-                    raise
-                break
-        else:
-            raise DumpInterrupted(errno.EINTR, "the main table never held still")
-        six = self._requests.optional(rt.get_routes(rt.AF_INET6, rt.TABLE_MAIN))
-        self.view.dumped_routes(six, time.monotonic())
+            with contextlib.suppress(DumpInterrupted):
+                # a table that has never had a route; a kernel without IPv6
+                self._dump_routes(rt.AF_INET, {errno.ENOENT})
+                self._dump_routes(rt.AF_INET6, ABSENT)
+                return
+        raise DumpInterrupted(errno.EINTR, "the main table never held still")
+
+    def _dump_routes(self, raw: int, absent: set[int]) -> None:
+        try:
+            for datagram in self._requests.datagrams(rt.get_routes(raw, rt.TABLE_MAIN)):
+                self.view.dumped_main(raw, datagram, time.monotonic())
+        except rt.NetlinkError as error:
+            if error.errno not in absent:
+                raise
 
     def refresh_beyond(self, now: float) -> None:
         """Look at what the kernel does not notify of, or not in full, and note what needs a dump.

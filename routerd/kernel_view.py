@@ -89,57 +89,62 @@ class KernelView:
         tables = self.tables
         tables.locals, tables.default_table = {}, False
 
-    def dumped_routes4(self, datagram: bytes) -> None:
-        """One datagram of a dump of the IPv4 main table.  This is what a full table goes through:
-        half a microsecond a route, mostly."""
-        if self._dumped_alike(datagram):
+    def dumped_main(self, raw: int, datagram: bytes, now: float) -> None:
+        """One datagram of a dump of the main table of a family (AF_INET, AF_INET6).  This is what a
+        full table goes through: half a microsecond a route of IPv4, mostly."""
+        if self._dumped_alike(raw, datagram):
             return
         routes, tails = self.tables.routes, self._tails
-        for item in rt.bulk_routes4(datagram):
+        for item in rt.bulk_routes(raw, datagram):
             if type(item) is not tuple:
                 assert isinstance(item, rt.NetlinkMessage)
                 if item.type == rt.RTM_NEWROUTE:
-                    self._dumped_route(item.body, 0.0)
+                    self._dumped_route(item.body, now)
                 continue
-            prefix, length, head, tail = item
+            key, head, tail = item
             try:
                 candidate = tails[head, tail]
             except KeyError:
-                candidate = tails[head, tail] = self._first_of_its_kind(item)
+                candidate = tails[head, tail] = self._first_of_its_kind(rt.rebuild(raw, *item))
                 if candidate is not None:
                     self._quick[head, tail] = candidate
-            key = prefix << 8 | length
-            if candidate is None:
-                self._dumped_route(rt.rebuild(*item), 0.0)
+            if candidate is None or key >= _NEAR:
+                self._dumped_route(rt.rebuild(raw, *item), now)
             elif key in routes:
                 self._add_rival(key, candidate)
             else:
                 routes[key] = candidate
 
-    def _dumped_alike(self, datagram: bytes) -> bool:
+    def _dumped_alike(self, raw: int, datagram: bytes) -> bool:
         """The same for a datagram of routes of kinds that are known, none of which has a rival;
         False, with nothing changed, for any other."""
-        rows = rt.alike_routes4(datagram)
+        rows = rt.alike_routes(raw, datagram)
         if rows is None:
             return False
-        routes, quick = self.tables.routes, self._quick
+        routes, quick, key6 = self.tables.routes, self._quick, rt.key6
         count = len(datagram) // rt.u32(datagram)
         try:
-            new = {prefix << 8 | plen: quick[head, tail] for plen, head, prefix, tail in rows}
+            if raw == rt.AF_INET:
+                new = {prefix << 8 | plen: quick[head, tail] for plen, head, prefix, tail in rows}
+            else:
+                new = {key6(prefix, plen): quick[head, tail] for plen, head, prefix, tail in rows}
         except KeyError:
             return False
         if len(new) != count or not routes.keys().isdisjoint(new):
             return False
+        if raw == rt.AF_INET6 and max(new) >= _NEAR:
+            return False
         routes.update(new)
         return True
 
-    def _first_of_its_kind(self, item: tuple[int, int, bytes, bytes]) -> Candidate | None:
-        info = rt.route(rt.rebuild(*item))
+    def _first_of_its_kind(self, body: bytes) -> Candidate | None:
+        """None for one of those that must be looked at one by one."""
+        info = rt.route(body)
         if info is not None:
             self._bind(info)
-        if info is None or info.tos or info.table != rt.TABLE_MAIN or self.hops.ignored(info):
+        if info is None or info.tos or info.source or info.expires or info.table != rt.TABLE_MAIN:
             return None
-        return info.metric, self.hops.target(info) or 0
+        return None if self.hops.ignored(info) else (info.metric, self.hops.target(info) or 0)
 
     def dumped_routes(self, bodies: Iterable[bytes], now: float) -> None:
         """RTM_NEWROUTE bodies of a dump of any other table."""
@@ -313,6 +318,10 @@ class KernelView:
             followed = info.table == rt.TABLE_MAIN and not (info.tos or info.mtu)
             followed = followed and not self.hops.ignored(info)
             self._bound = not followed or self.hops.stand_in(info) is None
+
+
+_NEAR = 0xFE80 << 120
+"""The least key of a prefix that is link-local or multicast (IPv6)."""
 
 
 def _key(info: rt.RouteInfo) -> int:

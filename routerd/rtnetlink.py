@@ -16,6 +16,9 @@ import struct
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
+
+from xenflow.routes.family import V6, length_of
 
 # linux/netlink.h
 NLM_F_REQUEST, NLM_F_MULTI, NLM_F_ACK, NLM_F_DUMP_INTR = 0x1, 0x2, 0x4, 0x10
@@ -627,38 +630,43 @@ def spdinfo(body: bytes) -> int:
 
 # ------------------------------------------------------------------------------ bulk
 
-_BULK = struct.Struct(">4s4s8xBB22sI")
+_BULK = {
+    AF_INET: struct.Struct(">4s4s8xBB22sI"),
+    AF_INET6: struct.Struct(">4s4s8xBB22s16s"),
+}
 """nlmsghdr; struct rtmsg, whose second octet is the prefix length; RTA_TABLE (8 octets) and
 RTA_DST's header; then the prefix, the only thing here that is in network byte order."""
 _NEWROUTE_MULTI = frozenset(
     struct.pack("=HH", RTM_NEWROUTE, NLM_F_MULTI | filtered)
     for filtered in (0, NLM_F_DUMP_FILTERED)
 )
-_HEAD_TABLE_DST = _ATTR.pack(8, RTA_TABLE), _ATTR.pack(8, RTA_DST)
+_HEAD_TABLE = _ATTR.pack(8, RTA_TABLE)
+_HEAD_DST = {raw: _ATTR.pack(4 + size, RTA_DST) for raw, size in _OCTETS.items()}
 _SIZES = {n.to_bytes(4, sys.byteorder): n for n in range(44, 4096)}
 
 
-def bulk_routes4(data: bytes) -> Iterator[tuple[int, int, bytes, bytes] | NetlinkMessage]:
-    """The messages of a datagram of an IPv4 route dump.
+def bulk_routes(raw: int, data: bytes) -> Iterator[tuple[int, bytes, bytes] | NetlinkMessage]:
+    """The messages of a datagram of a family's route dump (`raw`: AF_INET or AF_INET6).
 
-    A usual route comes as (prefix, length, head, tail), undecoded but for its prefix: two routes
+    A usual route comes as (key, head, tail), undecoded but for its key, net << 8 | span: two routes
     with the same head and tail (all of the message beside prefix and length) go to the same
     place, so that decoding one is enough.  `rebuild` makes a whole body of such a pair.  All else
     (the end, errors, the default route, which has no prefix) comes as NetlinkMessage.
     """
-    offset, end = 0, len(data)
-    unpack, sizes = _BULK.unpack_from, _SIZES
-    expected, (table, dst) = _NEWROUTE_MULTI, _HEAD_TABLE_DST
+    offset, end, short = 0, len(data), raw == AF_INET
+    unpack, least, sizes = _BULK[raw].unpack_from, _BULK[raw].size, _SIZES
+    expected, table, dst = _NEWROUTE_MULTI, _HEAD_TABLE, _HEAD_DST[raw]
     good: dict[bytes, bool] = {}
     while offset + 16 <= end:
-        if end - offset >= 44:
+        if end - offset >= least:
             size, kind, family, plen, head, prefix = unpack(data, offset)
             length = sizes.get(size)
-            if kind in expected and length is not None and family == AF_INET:
+            if kind in expected and length is not None and length >= least and family == raw:
                 if head not in good:
                     good[head] = head[10:14] == table and head[18:22] == dst
                 if good[head]:
-                    yield prefix, plen, head, data[offset + 44 : offset + length]
+                    key = prefix << 8 | plen if short else key6(prefix, plen)
+                    yield key, head, data[offset + least : offset + length]
                     offset += (length + 3) & ~3
                     continue
         (length,) = _U32.unpack_from(data, offset)
@@ -666,29 +674,39 @@ def bulk_routes4(data: bytes) -> Iterator[tuple[int, int, bytes, bytes] | Netlin
         offset += (max(16, length) + 3) & ~3
 
 
-_ALIKE = {size: struct.Struct(f">16xxB22sI{size - 44}s") for size in range(44, 512, 4)}
+def key6(prefix: bytes, length: int) -> int:
+    """The key of an IPv6 prefix (`xenflow.routes.family`)."""
+    return int.from_bytes(prefix, "big") << 8 | V6.shortest + length
+
+
+_ALIKE = {
+    AF_INET: {size: struct.Struct(f">16xxB22sI{size - 44}s") for size in range(44, 512, 4)},
+    AF_INET6: {size: struct.Struct(f">16xxB22s16s{size - 56}s") for size in range(56, 512, 4)},
+}
 """By a message's size: as _BULK, for messages whose first 17 octets are known."""
 
 
-def alike_routes4(data: bytes) -> Iterator[tuple[int, bytes, int, bytes]] | None:
+def alike_routes(raw: int, data: bytes) -> Iterator[tuple[int, bytes, Any, bytes]] | None:
     """The routes of a datagram whose messages are all usual routes of one size, as nearly all are
-    in a large table: (length, head, prefix, tail), as `bulk_routes4` has them, for a fraction of
-    its time.  None for any other datagram.  The caller must know the heads from `bulk_routes4`.
+    in a large table: (length, head, prefix, tail), as `bulk_routes` has them, for a fraction of
+    its time; the prefix is an integer in IPv4, octets in IPv6.  None for any other datagram.  The
+    caller must know the heads from `bulk_routes`.
     """
     size, end = u32(data), len(data)
-    rows = _ALIKE.get(size)
-    if rows is None or end % size or data[4:8] not in _NEWROUTE_MULTI or data[16] != AF_INET:
+    rows = _ALIKE[raw].get(size)
+    if rows is None or end % size or data[4:8] not in _NEWROUTE_MULTI or data[16] != raw:
         return None
     count = end // size
     if any(data[octet::size] != data[octet : octet + 1] * count for octet in range(17)):
         return None
-    found: Iterator[tuple[int, bytes, int, bytes]] = rows.iter_unpack(data)
+    found: Iterator[tuple[int, bytes, Any, bytes]] = rows.iter_unpack(data)
     return found
 
 
-def rebuild(prefix: int, length: int, head: bytes, tail: bytes) -> bytes:
-    """The RTM_NEWROUTE body that `bulk_routes4` took apart."""
-    return bytes((AF_INET, length)) + head + prefix.to_bytes(4, "big") + tail
+def rebuild(raw: int, key: int, head: bytes, tail: bytes) -> bytes:
+    """The RTM_NEWROUTE body that `bulk_routes` took apart."""
+    length = length_of(key & 0xFF)
+    return bytes((raw, length)) + head + (key >> 8).to_bytes(_OCTETS[raw], "big") + tail
 
 
 # ------------------------------------------------------------------------------ ends of dumps
