@@ -67,6 +67,8 @@ class LocalFlows:
             if owner.kind != "router":
                 self._ready[owner] = call, made
                 continue
+            if self._outdated is not None and owner not in self._outdated:
+                continue  # the network has become another one meanwhile, without it
             fresh += self._put({owner: made}, self.of_routers).values()
             if self._outdated is not None and self._outdated.get(owner) == call:
                 del self._outdated[owner]
