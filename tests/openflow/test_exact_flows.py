@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,6 +23,7 @@ def test_the_answer_to_a_packet() -> None:
         out = build.packet_out(frame, actions, 3)
         assert ExactFlowPacker(0, 100, 10).pack(frame, 3, packed, 77) == build.flow_mod(flow) + out
         plain = PlainExactFlowPacker(0, 100, 10).pack(frame, 3, packed, 77)
+        flow = replace(flow, match=exact_match(frame, 3, ipv6=False))
         assert plain == build.flow_mod_of10(flow) + out
 
 

@@ -23,12 +23,15 @@ from xenflow.model.placement import at_home
 from xenflow.openflow import build, parse, wire
 from xenflow.openflow import flow as fl
 from xenflow.openflow import packet as pk
+from xenflow.openflow.exact_flows import exact_match
 from xenflow.openflow.flow import prefix_mask
 from xenflow.openflow.nxm import parse_actions
 from xenflow.routes import messages as m
+from xenflow.routes.family import V6, netmask
 from xenflow.routes.messages import NextHopType, Op, Section, SectionKind
-from xenflow.routes.router_state import RouterState
+from xenflow.routes.router_state import Changes, RouterState
 from xenflow.routes.sender import snapshot_messages
+from xenflow.switch.exact_flows import CookieExactFlows
 from xenflow.switch.kind import kind_of
 from xenflow.switch.reactive import PlainReactive, Reactive
 from xenflow.tables import cookies, layout, simulate
@@ -45,6 +48,7 @@ ROUTES = [
     (0x0A020180, 25, 3),
     (0x0A030000, 16, 4),
 ]
+ROUTES6 = [*ROUTES, (0x0A000200, 24, 5)]
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +66,33 @@ def paper() -> PlannedNetwork:
             ]
         )
     ]
+    hops += [
+        m.NextHop(111, NextHopType.VIA, 6, 2, 0xFE80 << 112 | 1, 0x020000000102),
+        m.NextHop(112, NextHopType.VIA, 6, 3, 0xFE80 << 112 | 2, 0x020000000202),
+        m.NextHop(113, NextHopType.BLACKHOLE, 6, 0, 0, 0),
+        m.NextHop(114, NextHopType.VIA, 6, 3, 0xFE80 << 112 | 3, 0),  # unresolved
+        m.NextHop(115, NextHopType.CONNECTED, 6, 3, 0, 0),
+    ]
     routes = [(net, plen, 100 + hop) for net, plen, hop in ROUTES]
-    state.apply(
-        [Section(SectionKind.NEXTHOP, Op.SET, hops), Section(SectionKind.ROUTE4, Op.SET, routes)]
-    )
+    routes6 = [(of_ipv6(net), V6.span(96 + plen), 110 + hop) for net, plen, hop in ROUTES6]
+    near = m.Neighbour(3, 6, True, of_ipv6(0x0A000202), 0x020000000202)
+    own = [m.Local(6, 128, n, of_ipv6(net)) for n, net in ((2, 0x0A000101), (3, 0x0A000201))]
+    told = {
+        SectionKind.INTERFACE: [replace(i, flags=15) for i in state.interfaces.values()],
+        SectionKind.LOCAL: own,
+        SectionKind.NEXTHOP: hops,
+        SectionKind.NEIGHBOUR: [near],
+        SectionKind.ROUTE4: routes,
+        SectionKind.ROUTE6: routes6,
+        SectionKind.POLICY: [m.Policy(False, "", (), slow6=False)],
+    }
+    state.apply(Section(kind, Op.SET, records) for kind, records in told.items())
     return plan
+
+
+def of_ipv6(address: int) -> int:
+    """The IPv6 address that stands here for one of IPv4."""
+    return 0x20010DB8 << 96 | address
 
 
 def site_of(plan: PlannedNetwork, **changes: object) -> Site:
@@ -129,7 +155,7 @@ frames = st.builds(
 )
 
 
-def frame_of(case: tuple[bool, int, int, bytes, int]) -> tuple[int, bytes]:
+def frame_of(case: tuple[bool, int, int, bytes, int], six: bool = False) -> tuple[int, bytes]:
     left, target, ttl, body, proto = case
     source, station, mac, vlan, port = (
         (0x0A000102, 0x020000000102, 0x020000010101, 101, 1)
@@ -137,15 +163,19 @@ def frame_of(case: tuple[bool, int, int, bytes, int]) -> tuple[int, bytes]:
         else (0x0A000202, 0x020000000202, 0x020000010201, 102, 2)
     )
     packet = pk.ipv4(source, target, proto, body, ttl=ttl)
+    if six:
+        ends, proto = (of_ipv6(source), of_ipv6(target)), 58 if proto == 1 else proto
+        packet = pk.ipv6(*ends, proto, body, hops=ttl, tclass=ttl & 0x1F)
+        return port, pk.vlan(pk.ethernet(mac, station, pk.ETH_IPV6, packet), vlan)
     return port, pk.vlan(pk.ethernet(mac, station, pk.ETH_IPV4, packet), vlan)
 
 
-@settings(max_examples=300, deadline=None)
-@given(case=frames)
+@settings(max_examples=600, deadline=None)
+@given(case=frames, six=st.booleans())
 def test_the_answer_is_what_the_tables_would_have_done(
-    paper: PlannedNetwork, case: tuple[bool, int, int, bytes, int]
+    paper: PlannedNetwork, case: tuple[bool, int, int, bytes, int], six: bool
 ) -> None:
-    port, frame = frame_of(case)
+    port, frame = frame_of(case, six)
     router = paper.network.routers["vr1"]
     proactive = site_of(paper)
     tables = simulate.Tables(local_flows(proactive).values())
@@ -205,6 +235,27 @@ def test_a_plain_host_routes_but_leaves_the_ttl(
         assert seen.nw_ttl == 64
 
 
+def test_ipv6_is_asked_about_and_by_a_plain_host_left_to_the_vm(paper: PlannedNetwork) -> None:
+    port, frame = frame_of((True, 0x0A000202, 64, pk.udp(1, 2, 3, 53, b"data"), 17), six=True)
+    for nicira, maker in ((True, Reactive), (False, PlainReactive)):
+        site = site_of(paper, pipeline=Pipeline.REACTIVE, nicira=nicira)
+        tables = simulate.Tables(local_flows(site).values())
+        question = asks(site, tables, port, frame)
+        if not nicira:
+            assert question is None
+            (left,) = sent(simulate.run(tables, frame, port))
+            assert left[0] == PORTS["vr1.0"]
+            continue
+        assert question is not None
+        answer = maker(site, states(paper)).answer(question)
+        assert answer is not None
+        exact = parse.flow_mod(wire.split(answer)[0][0])
+        assert exact.match == exact_match(frame, port)
+        assert cookies.router_of(exact.cookie) == 1
+        ((out, _),) = put_to_work(answer, tables)
+        assert out == PORTS["to-recv"]
+
+
 def test_two_routers_in_a_row_do_not_pick_the_same_legs(paper: PlannedNetwork) -> None:
     """What the first one sends by one leg, the second spreads over both of its own."""
 
@@ -250,6 +301,28 @@ def test_a_switch_that_is_not_to_ask_is_not_answered(paper: PlannedNetwork) -> N
     question = Question(network.routers["vr1"], network.links["left"], 1, frame)
     assert host.switch.decisions.decide(question) is None
     assert not host.switch.decisions.answer(question)
+
+
+class Written:
+    """A channel that keeps what is written."""
+
+    def __init__(self) -> None:
+        self.messages: list[bytes] = []
+
+    def write(self, message: bytes, _: int) -> None:
+        self.messages.append(message)
+
+
+def test_a_route_change_of_either_family_deletes_by_its_prefix(paper: PlannedNetwork) -> None:
+    written = Written()
+    exact = CookieExactFlows(written)  # type: ignore[arg-type]
+    routes = [(0x0A020000, 16, 102), (of_ipv6(0x0A020000), V6.span(112), 112)]
+    exact.follow(1, paper.states["vr1"], Changes(routes=routes))
+    found = [parse.flow_mod(message).match for message in written.messages]
+    assert found == [
+        fl.match(dl_type=fl.IPV4, nw_dst=(0x0A020000, prefix_mask(16))),
+        fl.match(dl_type=fl.IPV6, ipv6_dst=(of_ipv6(0x0A020000), netmask(V6.span(112)))),
+    ]
 
 
 def test_a_route_change_deletes_only_what_may_follow_from_it() -> None:

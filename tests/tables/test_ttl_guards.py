@@ -30,16 +30,23 @@ SENDER, TARGET = (PATH.network.routers[name].interfaces[n] for name, n in (("vr1
 VIRTUAL, FOREIGN = 0x00005E000105, 0x020000009999
 
 
-def ends(vr1: Placement, port: str, source: int, ttl: int, *, exact: bool = True) -> list[object]:
+A6, B6 = 0x20010DB8 << 96 | 1, 0x20010DB8 << 96 | 2
+
+
+def ends(
+    vr1: Placement, port: str, source: int, ttl: int, *, exact: bool = True, six: bool = False
+) -> list[object]:
     """Where data goes that enters host-c by a port, to be routed by vr2; `exact`: there is an exact
-    flow for its kind."""
+    flow for its kind; `six`: of IPv6."""
     network = PATH.network
     here = replace(network.datapaths["host-c"], pipeline=Pipeline.REACTIVE)
     placements = {"vr1": vr1, "vr2": at_home("vr2", "host-c")}
     views = {name: router_view(r, PATH.states[name]) for name, r in network.routers.items()}
     flows = list(local_flows(Site(network, here, PORTS, placements, views)).values())
     packet = pk.ipv4(0x0A000201, 0x0A000302, 17, pk.udp(0x0A000201, 0x0A000302, 1, 2), ttl=ttl)
-    frame = pk.ethernet(TARGET.mac, source, pk.ETH_IPV4, packet)
+    if six:
+        packet = pk.ipv6(A6, B6, 17, pk.udp(A6, B6, 1, 2), hops=ttl)
+    frame = pk.ethernet(TARGET.mac, source, pk.ETH_IPV6 if six else pk.ETH_IPV4, packet)
     frame = frame if port == SENDER.vif else pk.vlan(frame, MIDDLE.vlan)
     if exact:
         what = exact_match(frame, PORTS[port])
@@ -47,6 +54,7 @@ def ends(vr1: Placement, port: str, source: int, ttl: int, *, exact: bool = True
     return list(run(Tables(flows), frame, PORTS[port]).ports)
 
 
+@pytest.mark.parametrize("six", [False, True])
 @pytest.mark.parametrize("mode", Mode)
 @pytest.mark.parametrize(
     ("vr1_at", "port", "source"),
@@ -57,12 +65,13 @@ def ends(vr1: Placement, port: str, source: int, ttl: int, *, exact: bool = True
     ],
 )
 def test_only_the_vm_can_answer_the_last_ttl(
-    mode: Mode, vr1_at: str, port: str, source: int
+    mode: Mode, vr1_at: str, port: str, source: int, six: bool
 ) -> None:
     """Also on a link that is bridged for the other router's sake."""
     vr1 = replace(at_home("vr1", vr1_at), mode=mode)
-    assert ends(vr1, port, source, 64) == [BY_EXACT_FLOW]
-    assert ends(vr1, port, source, 1) == ends(vr1, port, source, 0) == [PORTS[TARGET.vif]]
+    assert ends(vr1, port, source, 64, six=six) == [BY_EXACT_FLOW]
+    for ttl in (1, 0):
+        assert ends(vr1, port, source, ttl, six=six) == [PORTS[TARGET.vif]]
 
 
 @pytest.mark.parametrize("ttl", [64, 1, 0])

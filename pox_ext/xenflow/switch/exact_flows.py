@@ -7,11 +7,11 @@ Which of these a switch has `kind` says.  Called by `decisions` and `writer`.
 from __future__ import annotations
 
 from xenflow.openflow import build, wire
-from xenflow.openflow.flow import IPV4, Flow, match
-from xenflow.routes.family import V4, netmask
+from xenflow.openflow.flow import Flow, match
 from xenflow.routes.router_state import Changes, RouterState
 from xenflow.switch.channel import Channel
 from xenflow.tables import cookies, layout
+from xenflow.tables.families import to_prefix
 from xenflow.tables.views import affected_hops
 
 MANY = 64
@@ -55,9 +55,7 @@ class CookieExactFlows(ExactFlows):
             own = cookies.exact(router, hop)
             self._channel.write(build.delete_by_cookie(layout.INGRESS, own, 0xFFFFFFFFFFFFFFFF), 1)
         for net, span, _ in routes:
-            if span > V4.host:  # no exact flow follows from it
-                continue
-            prefix = match(dl_type=IPV4, nw_dst=(net, netmask(span)))
+            prefix = match(**to_prefix(net, span))
             own, mask = _of_router(router)
             self._channel.write(build.delete_matching(layout.INGRESS, prefix, own, mask), 1)
 

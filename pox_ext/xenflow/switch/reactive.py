@@ -2,7 +2,8 @@
 
 The switch has classified it already (`pipeline`, tables INGRESS to CLASSES): it is data for a
 router of this host, by one of its links (`sent_up.Question`).  The answer is one exact flow of the
-twelve OpenFlow 1.0 fields, with an idle timeout, and the packet itself, in one write.  What the
+twelve OpenFlow 1.0 fields (of IPv6 those that stand for them), with an idle timeout, and the packet
+itself, in one write.  What the
 tables cannot decide goes to the VM, and no flow is made.
 
 A decision depends on the link, the destination and the port the packet came from, never on more;
@@ -22,7 +23,7 @@ from xenflow.openflow import flow as f
 from xenflow.openflow.exact_flows import ExactFlowPacker, PlainExactFlowPacker
 from xenflow.openflow.flow import Actions
 from xenflow.openflow.nxm import pack_actions
-from xenflow.routes.family import V4, netmask
+from xenflow.routes.family import V4, V6, Family, family_of, netmask
 from xenflow.routes.router_state import RouterState
 from xenflow.tables import cookies, layout, plain_host
 from xenflow.tables.layout import Reg
@@ -52,7 +53,7 @@ class Reactive:
         self.site = site
         self.states = states
         self._packer = self.packer(layout.INGRESS, layout.Ingress.EXACT, IDLE_TIMEOUT_S)
-        self._lengths: dict[str, list[tuple[int, int]]] = {}
+        self._lengths: dict[tuple[str, Family], list[tuple[int, int]]] = {}
         self._decisions: dict[tuple[int, int, int, bytes], Decision] = {}
         self._of_hop: dict[tuple[str, int, int, int | None], Decision] = {}
         self._untagged: set[int] = set()
@@ -67,13 +68,16 @@ class Reactive:
     def answer(self, asked: Question) -> bytes | None:
         """The messages that answer a packet-in; None where it is for no router here."""
         router, link, in_port, frame = asked
-        target = frame[30:34]
+        six = frame[12:14] == b"\x86\xdd"
+        target = frame[38:54] if six else frame[30:34]
         key = in_port, router.id, link.id, target
         decision = self._decisions.get(key)
         if decision is None:
-            if not self.site.forwards(router.name) or len(target) < 4:
+            family = V6 if six else V4
+            if not self.site.forwards(router.name) or len(target) * 8 < family.bits:
                 return None
-            decision = self._decide(router, link, in_port, int.from_bytes(target, "big"))
+            to = int.from_bytes(target, "big")
+            decision = self._decide(router, link, in_port, family, to)
             if len(self._decisions) >= MAX_DECISIONS:
                 self._decisions.clear()
             self._decisions[key] = decision
@@ -84,8 +88,10 @@ class Reactive:
             frame = b"".join((frame[:12], b"\x81\0", link.vlan.to_bytes(2, "big"), frame[12:]))
         return self._packer.pack(frame, in_port, actions, cookie)
 
-    def _decide(self, router: Router, link: Link, in_port: int, target: int) -> Decision:
-        hop = self._lookup(router.name, target)
+    def _decide(
+        self, router: Router, link: Link, in_port: int, family: Family, target: int
+    ) -> Decision:
+        hop = self._lookup(router.name, family, target)
         key = router.name, link.id, in_port, hop
         decision = self._of_hop.get(key)
         if decision is None:
@@ -157,14 +163,14 @@ class Reactive:
         )
         return pack_actions(to_vm), 0
 
-    def _lookup(self, name: str, target: int) -> int | None:
+    def _lookup(self, name: str, family: Family, target: int) -> int | None:
         """The next hop of the longest prefix that covers the target."""
         routes = self.states[name].routes
-        lengths = self._lengths.get(name)
+        lengths = self._lengths.get((name, family))
         if lengths is None:
             present = sorted({key & 0xFF for key in routes}, reverse=True)
-            lengths = [(span, netmask(span)) for span in present if span <= V4.host]
-            self._lengths[name] = lengths
+            lengths = [(span, netmask(span)) for span in present if family_of(span) is family]
+            self._lengths[name, family] = lengths
         for span, mask in lengths:
             hop = routes.get((target & mask) << 8 | span)
             if hop is not None:
@@ -193,7 +199,7 @@ class PlainReactive(Reactive):
 def _spread(router: int, target: int) -> int:
     """A number for a group's leg, each router with an order of its own: of two in a row the second
     would else use one leg only (the finalizer of MurmurHash3, so that no bit follows another)."""
-    x = target ^ router * 0x9E3779B1 & 0xFFFFFFFF
+    x = (target ^ target >> 32 ^ target >> 64 ^ target >> 96 ^ router * 0x9E3779B1) & 0xFFFFFFFF
     x = (x ^ x >> 16) * 0x85EBCA6B & 0xFFFFFFFF
     x = (x ^ x >> 13) * 0xC2B2AE35 & 0xFFFFFFFF
     return x ^ x >> 16

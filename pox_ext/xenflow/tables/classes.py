@@ -93,8 +93,6 @@ def _data(
     """What is data of one family, and what is not by where it arrived."""
     of_family = {Reg.ROUTER: router.id, "dl_type": dl_type}
     proactive = site.datapath.pipeline is Pipeline.PROACTIVE
-    if not proactive and dl_type != f.IPV4:
-        return
     arrivals = {
         interface.name: {**of_family, Reg.LINK_IN: site.network.links[interface.link].id}
         for interface in router.interfaces

@@ -10,6 +10,7 @@ from xenflow.model.placement import Mode
 from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Action, Actions, Flow, match
 from xenflow.tables import cookies
+from xenflow.tables.families import MATCHED
 from xenflow.tables.frames import (
     HELLOS,
     HELLOS6,
@@ -75,9 +76,10 @@ def _ttl_guards(site: Site, link: Link) -> Iterator[Flow]:
 
 
 def _expiring(link: Link, own: int, **came: Tag) -> Iterator[Flow]:
-    for ttl in (0, 1):
-        what = match(**came, dl_type=f.IPV4, nw_ttl=ttl)
-        yield Flow(INGRESS, Ingress.EXPIRING, what, _arrive(link), own)
+    for of in MATCHED.values():
+        for ttl in (0, 1):
+            what = match(**came, dl_type=of.dl_type, nw_ttl=ttl)
+            yield Flow(INGRESS, Ingress.EXPIRING, what, _arrive(link), own)
 
 
 def _from_vif(site: Site, link: Link, router: Router, interface: Interface) -> Iterator[Flow]:
