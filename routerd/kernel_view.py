@@ -179,7 +179,7 @@ class KernelView:
     def _add_local(self, info: rt.RouteInfo) -> None:
         key = (info.family, info.length, info.prefix)
         ifindex = info.hops[0].ifindex if info.hops else 0
-        broadcast = info.type == rt.RTN_BROADCAST
+        broadcast = info.type in (rt.RTN_BROADCAST, rt.RTN_ANYCAST)
         local = Local(info.family, info.length, ifindex, info.prefix, broadcast)
         self.tables.locals.setdefault(key, local)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
 
 import pytest
@@ -348,6 +348,17 @@ def test_broadcast_addresses_are_told_from_its_own(view: KernelView) -> None:
         ("10.0.1.1", False),
         ("10.0.1.255", True),
     }
+
+
+def test_so_are_anycast_ones(both: KernelView) -> None:
+    """Which a switch must not answer for as it does for others (RFC 4861, section 7.2.7)."""
+    shown = {
+        (str(IPv6Address(local.address)), local.broadcast)
+        for local in both.tables.locals.values()
+        if local.family == 6 and local.length == 128
+    }
+    assert ("2001:db8:1::1", False) in shown
+    assert ("2001:db8:1::", True) in shown
 
 
 def test_a_carrier_lost_is_told_after_the_grace(view: KernelView) -> None:

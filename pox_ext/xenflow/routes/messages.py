@@ -173,7 +173,8 @@ class VmInterface:
 @dataclass(frozen=True, slots=True)
 class Local:
     """A prefix that the kernel delivers to the VM itself (its local table).  `broadcast`: it is no
-    address of the router's own, which would be answered for in ARP."""
+    address of the router's own, but a broadcast or an anycast one, which nobody answers for in its
+    place."""
 
     family: int
     length: int

@@ -28,7 +28,7 @@ class RouterView:
 
     locals   (net, span, name) of what the kernel delivers locally; the name is that of the
              interface whose own address it is ("lo" where it is none of the network's), "" of
-             broadcast addresses
+             broadcast and anycast addresses
     v4, v6   what decides of each family
     off      interfaces that the VM has switched off itself
     """
