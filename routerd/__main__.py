@@ -183,7 +183,7 @@ def as_json(state: RouterState) -> dict[str, Any]:
         "interfaces": [
             {"ifindex": i.ifindex, "name": i.name, "mac": _mac(i.mac), "mtu": i.mtu}
             | {"up": bool(i.flags & 1), "running": bool(i.flags & 2)}
-            | {"forwarding": bool(i.flags & 4)}
+            | {"forwarding": bool(i.flags & 4), "forwarding6": bool(i.flags & 8)}
             for i in state.interfaces.values()
         ],
         "locals": [

@@ -69,6 +69,8 @@ class Lab:
         self.stubs: list[RuleTableStub] = []
         for name in (self.router, self.peer, *self.hosts):
             self.sh(f"ip netns add {name}; ip -n {name} link set lo up")
+        # IPv6 addresses are in use at once
+        self.sh(f"ip netns exec {self.router} sysctl -qw net.ipv6.conf.default.accept_dad=0")
         for n in (0, 1):
             self.sh(
                 f"ip link add name eth{n} netns {self.router} type veth"
@@ -86,8 +88,9 @@ class Lab:
         self.sh(f"ip netns exec {self.router} sysctl -qw net.ipv6.conf.all.forwarding=1")
         for n in (0, 1):
             self.ip(f"addr add 2001:db8:0:{n}::1/64 dev eth{n} nodad")
-            keep = f"net.ipv6.conf.p{n}.keep_addr_on_down=1"
-            self.sh(f"ip netns exec {self.peer} sysctl -qw {keep}")
+            for name, link in ((self.router, f"eth{n}"), (self.peer, f"p{n}")):
+                keep = f"net.ipv6.conf.{link}.keep_addr_on_down=1"
+                self.sh(f"ip netns exec {name} sysctl -qw {keep}")
             for address in (f"2001:db8:0:{n}::2", f"2001:db8:0:{n}::3", "fe80::2"):
                 self.sh(f"ip -n {self.peer} addr add {address}/64 dev p{n} nodad")
 
@@ -409,7 +412,7 @@ def random_command6(rnd: random.Random) -> str:
             f"addr del 2001:db8:0:{n}::{rnd.randint(9, 11)}/64 dev {eth}",
             f"addr add 2001:db8:88::{rnd.randint(1, 2)}/128 dev lo",
             f"addr del 2001:db8:88::{rnd.randint(1, 2)}/128 dev lo",
-            f"link set {eth} mtu {rnd.choice((1200, 1400, 1500))}",
+            f"link set {eth} mtu {rnd.choice((1350, 1400, 1500))}",
             f"link set {eth} up",
             f"neigh replace {gateway.split()[0]} lladdr 02:aa:00:00:00:07 nud stale dev {eth}",
             f"neigh flush dev {eth}",
@@ -721,6 +724,7 @@ def test_what_ipv6_does_without_a_word(lab: Lab) -> None:
     stub.wait(lambda s: not reasons(s))
     forwards6 = lambda s: {i.name for i in s.interfaces.values() if i.flags & 8}  # noqa: E731
     assert stub.wait(lambda s: forwards6(s) == {"eth0", "eth1"})
+    lab.sh(f"{sysctl}conf.eth0.accept_dad=1")
     lab.ip("addr add 2001:db8:0:0::3/64 dev eth0")
     words = "2001:db8::3 on eth0 is another station's"
     stub.wait(lambda s: words in [r.words for r in s.policy.remarks if r.fault])
