@@ -164,6 +164,9 @@ def test_the_rest_of_an_ipv6_state(both: KernelView) -> None:
     assert all(key[0] == 6 and key[2] >> 120 != 0xFF for key in state.locals)
     assert state.policy.slow_of(V6) == "ip -6 rule 32765 is not a default one"
     assert "an IPv6 route depends on the source" in [r.words for r in state.policy.remarks]
+    both.tables.rules[6] = {rule for rule in both.tables.rules[6] if rule.table == rt.TABLE_LOCAL}
+    missing = "ip -6 rule 32766 (lookup table 254) is missing"
+    assert both.telling.policy().slow_of(V6) == missing
 
 
 def test_when_an_ipv6_route_expires(both: KernelView) -> None:
