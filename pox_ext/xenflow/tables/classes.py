@@ -19,22 +19,21 @@ _ALL4 = (0xFFFFFFFF, V4.host)
 
 # What a router must not forward whatever its table says, dropped as the kernel drops it, unheard:
 # RFC 1812, sections 5.3.7 and 4.2.2.11, and net/ipv4/route.c (ip_route_input_slow); RFC 4291,
-# sections 2.5.3 and 2.7, and net/ipv6/ip6_input.c (ip6_rcv_core), which takes no IPv4-mapped source
-# either.  Here and below: (net, span).
+# sections 2.5.3 and 2.7, and net/ipv6/ip6_input.c (ip6_rcv_core).  Here and below: (net, span).
 MULTICAST_SOURCES = ((0xE0000000, V4.span(4)), _ALL4, (0xFF << 120, V6.span(8)))
-MARTIAN_SOURCES = (
-    (0x7F000000, V4.span(8)),
-    (0x00000000, V4.host),
-    (1, V6.host),
-    (0xFFFF << 32, V6.span(96)),
-)
+MARTIAN_SOURCES = ((0x7F000000, V4.span(8)), (0x00000000, V4.host), (1, V6.host))
 MARTIAN_DESTINATIONS = ((0x7F000000, V4.span(8)), (1, V6.host))
 
 # What the VM must decide: multicast, broadcast, also by its old address 0.0.0.0; and 0/8, unicast
 # since Linux 5.3 (include/linux/in.h, ipv4_is_zeronet).  Of IPv6 also what is link-local or
-# unspecified, which depends on the interface (net/ipv6/ip6_output.c, ip6_forward).
-_LINK_LOCAL6, _NONE6 = (0xFE80 << 112, V6.span(10)), (0, V6.host)
-VM_SOURCES = ((0x00000000, V4.span(8)), _LINK_LOCAL6, _NONE6)
+# unspecified, which depends on the interface (net/ipv6/ip6_output.c, ip6_forward); and what comes
+# from an IPv4-mapped address, which some kernels drop (5.4) and others do not (6.18).
+_LINK_LOCAL6, _NONE6, _MAPPED6 = (
+    (0xFE80 << 112, V6.span(10)),
+    (0, V6.host),
+    (0xFFFF << 32, V6.span(96)),
+)
+VM_SOURCES = ((0x00000000, V4.span(8)), _LINK_LOCAL6, _NONE6, _MAPPED6)
 VM_DESTINATIONS = (
     *((0xE0000000, V4.span(4)), _ALL4, (0x00000000, V4.span(8))),
     *((0xFF << 120, V6.span(8)), _LINK_LOCAL6, _NONE6),
