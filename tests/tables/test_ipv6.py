@@ -89,6 +89,11 @@ def ip(dst: int, src: int = GEN, hops: int = 64, to: int = MAC, size: int = 8) -
     return pk.ethernet(to, GEN_MAC, pk.ETH_IPV6, packet)
 
 
+def discovery(target: int) -> bytes:
+    asked = pk.icmpv6(GEN, target, 135, 0, bytes(4) + target.to_bytes(16, "big"))
+    return pk.ethernet(MAC, GEN_MAC, pk.ETH_IPV6, pk.ipv6(GEN, target, 58, asked, hops=255))
+
+
 @pytest.mark.parametrize(("to", "mac"), [(RECV, RECV_MAC), (FAR, GATEWAY_MAC)])
 def test_data_is_routed(network: Network, to: int, mac: int) -> None:
     ((port, packet),) = sent(network, ip(to))
@@ -111,6 +116,7 @@ def test_data_is_routed(network: Network, to: int, mac: int) -> None:
         "hop limit 0": ip(RECV, hops=0),
         "to a group": ip(a("ff02::5"), to=0x333300000005),
         "to a group beyond the link": ip(a("ff0e::5"), to=MAC),
+        "neighbour discovery for one that the router may answer for": discovery(FAR),
         "no route": ip(a("2001:4860::1")),
         "a neighbour that is not known": ip(a("2001:db8:2::3")),
     }.items(),

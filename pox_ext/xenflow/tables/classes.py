@@ -39,6 +39,9 @@ VM_DESTINATIONS = (
     *((0xFF << 120, V6.span(8)), _LINK_LOCAL6, _NONE6),
 )
 
+# Neighbour discovery, to whatever address: a kernel that answers for others (proxy_ndp) takes what
+# is for them (net/ipv6/ip6_output.c, ip6_forward_proxy_check; RFC 4861, section 4).
+DISCOVERY = range(133, 138)
 
 _TO_VM = (f.resubmit(VM),)
 
@@ -61,6 +64,9 @@ def classes_of_all() -> Iterator[Flow]:
             yield Flow(CLASSES, Classes.EXPIRING, expiring, _TO_VM, own)
     protocol_0 = match(dl_type=f.IPV4, nw_proto=0)
     yield Flow(CLASSES, Classes.PROTOCOL_0, protocol_0, _TO_VM, own)
+    for kind in DISCOVERY:
+        message = match(dl_type=f.IPV6, nw_proto=58, tp_src=kind)
+        yield Flow(CLASSES, Classes.DISCOVERY, message, _TO_VM, own)
     yield Flow(CLASSES, Classes.REST, match(), _TO_VM, own)
     yield Flow(ROUTES, Routes.MISS, match(), _TO_VM, cookies.of(CLASSES))
     yield Flow(NEXT_HOPS, NextHops.MISS, match(), _TO_VM, cookies.of(CLASSES))

@@ -109,6 +109,7 @@ class Classes(IntEnum):
     DOWN = 275  # by an interface that forwards nothing
     EXPIRING = 270
     PROTOCOL_0 = 270
+    DISCOVERY = 270
     DATA = 100
     REST = 0
 
@@ -267,11 +268,14 @@ TABLES = (
         CLASSES,
         "classes",
         "data, or something only the VM can decide?",
-        "TTL 0 and 1, own and IPv6's link-local addresses, multicast, protocol 0 go to vm; what no "
-        "router may forward is dropped; data goes to routes, in the reactive pipeline to the "
-        "controller",
+        "TTL 0 and 1, own and IPv6's link-local addresses, multicast, protocol 0, neighbour "
+        "discovery go to vm; what no router may forward is dropped; data goes to routes, in the "
+        "reactive pipeline to the controller",
         Classes,
-        matches=("dl_type", "nw_src", "nw_dst", "ipv6_src", "ipv6_dst", "nw_proto", "nw_ttl"),
+        matches=(
+            *("dl_type", "nw_src", "nw_dst", "ipv6_src", "ipv6_dst"),
+            *("nw_proto", "nw_ttl", "tp_src"),
+        ),
         reads=(Reg.ROUTER, Reg.LINK_IN),
         writes=(Reg.SENT_UP,),
         leads_to=(ROUTES, VM),
