@@ -295,7 +295,7 @@ def test_a_failure_half_way_says_who_sweeps(lab_up: Up, monkeypatch: pytest.Monk
 
 @AS_ROOT
 def test_a_wrong_file_is_named_by_its_lines(lab_up: Up) -> None:
-    lab_up.file.write_text(changed(CAMPUS, ('address = "10.0.1.2/24"', 'address = "here"')))
+    lab_up.file.write_text(changed(CAMPUS, ('["10.0.1.2/24", "2001:db8:1::2/64"]', '"here"')))
     with pytest.raises(NetworkError, match=r"campus.toml:\d+: lab.machines.m1.address"):
         bring_up.reload(say=lambda _: None)
     assert lab_up.phase == state.UP

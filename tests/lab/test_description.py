@@ -45,7 +45,8 @@ def test_shipped_networks_are_sound(name: str) -> None:
 
 def test_first_address_is_the_routed_one() -> None:
     nodes = {n.name: n for n in load_lab(find_file("paper")).nodes({"vr1": "host-b"})}
-    assert nodes["gen"].addresses == ("10.0.1.2", "10.1.0.1")
+    own = ("10.0.1.2", "10.1.0.1", "2001:db8:1::2", "2001:db8:f1::1")
+    assert nodes["gen"].addresses == own
     assert nodes["vr1"].host == "host-b"
     assert nodes["gen"].host is None
     stopped = {n.name: n for n in load_lab(find_file("paper")).nodes({})}

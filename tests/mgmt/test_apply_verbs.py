@@ -207,7 +207,7 @@ def test_a_file_is_checked_without_a_network(run: Run, monkeypatch: pytest.Monke
     status, out, _ = run("check", "FILE", "--network", "/no/such/file")
     words = "paper: 3 controllers, 4 datapaths, 4 cables, 3 links, 1 router, 2 machines\n"
     assert (status, out) == (0, words)
-    wrong = TEXT.replace("vlan = 101", "vlan = 0").replace('stub = "10.1', 'stub = "10.999')
+    wrong = TEXT.replace("vlan = 101", "vlan = 0").replace('stub = ["10.1', 'stub = ["10.999')
     status, _, err = run("check", "FILE", text=wrong)
     assert status == 2 and "links.left.vlan" in err and "lab.machines.gen.stub: found" in err
 

@@ -50,7 +50,7 @@ def test_the_paper_network() -> None:
     assert str(network.cables["gen-a"].b) == "host-a:to-gen"
     assert network.links["left"].access[0].macs == (0x020000000102,)
     assert network.routers["vr1"].on("right").mac == 0x020000010201
-    assert lab["machines"]["gen"]["address"] == "10.0.1.2/24"
+    assert lab["machines"]["gen"]["address"] == ["10.0.1.2/24", "2001:db8:1::2/64"]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "conf").glob("*.toml")), ids=lambda p: p.stem)
