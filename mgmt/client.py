@@ -31,6 +31,11 @@ TIMEOUT_S = 5.0
 
 CONNECT_S = 2.0
 """How long a controller may take to accept the connection."""
+AGAIN_S = 0.5
+"""The same where it was silent less than STILL_S ago: a command asks many times."""
+STILL_S = 30.0
+_silent: dict[str, float] = {}
+"""By address: when a controller was silent last, by `time.monotonic`."""
 
 
 def asker() -> str:
@@ -170,13 +175,20 @@ class Client:
 
     def _await_connection(self, within_s: float) -> None:
         self._note_events()
-        deadline = time.monotonic() + within_s
+        now = time.monotonic()
+        still = now - _silent.get(self.url, float("-inf")) < STILL_S
+        if still:
+            within_s = min(within_s, AGAIN_S)
+        deadline = now + within_s
         while not self._connected:
             left = deadline - time.monotonic()
             if left <= 0 or not self._events.poll(round(left * 1000)):
+                if still or within_s >= CONNECT_S:
+                    _silent[self.url] = time.monotonic()
                 reason = f"no controller answers there within {within_s:g} s; does it run?"
                 raise Unreachable(self.controller, self.url, reason)
             self._note_events()
+        _silent.pop(self.url, None)
 
     def _note_events(self) -> None:
         while self._events.poll(0):

@@ -11,6 +11,7 @@ from fake_controller import FakeController
 
 from mgmt import client
 from mgmt.client import BadAnswer, Client, NotSent, Refused, Unreachable, ask_all
+from tests.free_ports import free_ports
 from xenflow.model.management import ManagementError, Request
 
 DEAD = "tcp://127.0.0.1:9"
@@ -124,3 +125,23 @@ def test_a_controller_that_does_not_know_what_is_asked_is_of_another_release() -
         "arguments: none: it is of another release than this command: install the same"
     )
     assert str(Refused("unknown-router", "no router vr9", "c1")) == "c1: no router vr9"
+
+
+def test_who_was_silent_is_waited_for_shorter_until_it_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A command asks many times: a dead controller costs the whole time-out once."""
+    monkeypatch.setattr(client, "CONNECT_S", 0.2)
+    monkeypatch.setattr(client, "AGAIN_S", 0.1)
+    monkeypatch.setattr(client, "_silent", {})
+    url = f"tcp://127.0.0.1:{free_ports(1)[0]}"
+
+    def waited(**words: float) -> str:
+        with Client(url, "edge") as asking, pytest.raises(Unreachable) as caught:
+            asking.request("status", **words)
+        return str(caught.value).partition("within ")[2].partition(";")[0]
+
+    assert waited(timeout_s=0.15) == "0.15 s", "less than a controller may take: it says nothing"
+    assert [waited() for _ in range(3)] == ["0.2 s", "0.1 s", "0.1 s"]
+    monkeypatch.setattr(client, "STILL_S", 0.0)
+    assert waited() == "0.2 s"
