@@ -157,3 +157,30 @@ def test_no_group_is_answered(network: Network) -> None:
     site = site_of(network, "host-a", HOME, VIFS, VIEW)
     for to in (0, LEFT_MAC):
         assert "answer" not in ends(site, solicitation(LEFT, to, sender=a("ff02::1")))
+
+
+def test_a_neighbour_on_the_same_host_is_answered_too() -> None:
+    """What a VM asks does not come in by a port of the link; both may be suspended in turn."""
+    network = load(ROOT / "conf" / "path.toml")
+    ports = {"to-s1": 1, "to-s2": 2, "vr1.0": 3, "vr1.1": 4, "vr2.0": 5, "vr2.1": 6}
+    names = {"vr1": "eth1", "vr2": "eth0"}  # on link middle
+    own = {"vr1": a("fe80::a"), "vr2": a("fe80::b")}
+    macs = {
+        router: next(i.mac for i in network.routers[router].interfaces if i.name == name)
+        for router, name in names.items()
+    }
+    views = {
+        router: RouterView(locals=((own[router], V6.host, name),)) for router, name in names.items()
+    }
+    placements = {router: at_home(router, "host-c") for router in names}
+    for asks, asked, vif in (("vr1", "vr2", "vr1.1"), ("vr2", "vr1", "vr2.0")):
+        suspended = frozenset(port for port in ports if port.startswith(asked))
+        host = Site(network, network.datapaths["host-c"], ports, placements, views, suspended)
+        tables = Tables(local_flows(host).values())
+        for to in (0, macs[asked]):
+            request = built.solicitation(macs[asks], own[asks], own[asked], to)
+            ((port, frame),) = run(tables, request, ports[vif]).outputs
+            answer = pk.parse(frame)
+            assert (port, answer.tp_src, answer.nd_tll) == (ports[vif], 136, macs[asked])
+        nobody = built.solicitation(macs[asks], 0, own[asked], options=b"")
+        assert "controller" in run(tables, nobody, ports[vif]).ports
