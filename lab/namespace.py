@@ -94,11 +94,11 @@ def tc(commands: Iterable[str], namespace: str | None = None, *, force: bool = F
 def batch(
     tool: str, commands: Iterable[str], namespace: str | None, *, force: bool = False
 ) -> None:
-    """Feed commands to `ip` or `tc`."""
+    """Feed commands to `ip`, `ip -6` or `tc`."""
     text = "\n".join(commands)
     if not text:
         return
-    argv = [tool, *(["-force"] if force else []), "-batch", "-"]
+    argv = [*tool.split(), *(["-force"] if force else []), "-batch", "-"]
     # not `ip -n`: that mounts /sys anew, which cannot be done in a chroot
     with inside(namespace):
         done = subprocess.run(argv, input=text, capture_output=True, text=True, check=False)

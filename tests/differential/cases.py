@@ -1,4 +1,5 @@
 """Random frames for a configuration, each with an id inside, by which what becomes of it is known.
+Here are those of IPv4; `cases6` has the others.
 
 Nothing is left out because a switch would treat it differently: what a switch cannot tell apart
 (`untellable`) is sent as well, and counted.
@@ -11,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
 
-from tests.differential.configurations import DEAD, KernelConfiguration
-from tests.differential.rig import PORTS, router_mac
+from tests.differential.configurations import DEAD, PORTS, KernelConfiguration
+from tests.differential.rig import router_mac
 from xenflow.openflow import packet as pk
 
 MARK = b"XfD"
@@ -23,13 +24,15 @@ such is its own affair (docs/equivalence.md)."""
 
 @dataclass(frozen=True, slots=True)
 class FrameCase:
-    """One frame for one port.  `early`: to be sent first, since its answer takes a second."""
+    """One frame for one port.  `early`: to be sent first, since its answer takes a second.
+    `family`: whose generator made it, 4 or 6."""
 
     id: int
     kind: str
     port: int
     frame: bytes
     early: bool = False
+    family: int = 4
 
 
 @dataclass(slots=True)
@@ -468,6 +471,8 @@ _WEIGHTS = {
 def untellable(frame: bytes) -> str:
     """What about a frame no match of the switch's can see, though a kernel does; "" for nothing."""
     seen = pk.parse(frame)
+    if seen.dl_type == pk.ETH_IPV6 and len(frame) >= seen.l3 + 40:
+        return _untellable6(frame, seen.l3)
     if seen.dl_type != pk.ETH_IPV4 or len(frame) < seen.l3 + 20:
         return ""
     at = seen.l3
@@ -481,3 +486,11 @@ def untellable(frame: bytes) -> str:
     if pk.checksum(frame[at : at + size]):
         return "header checksum"
     return "IP options" if size > 20 else ""
+
+
+def _untellable6(frame: bytes, at: int) -> str:
+    if at not in (14, 18):
+        return "IPv6 in an 802.2 frame"
+    if frame[at] >> 4 != 6:
+        return "IPv6 version"
+    return "hop-by-hop options" if frame[at + 6] == 0 else ""

@@ -2,20 +2,24 @@
 
 A configuration is what both routers are told (commands for `ip -batch`, kernel settings, packet
 filters) and what the generator of packets must know of it: where stations are, which destinations
-are interesting, which next hops are equal.  The same seed gives the same configuration.
+are interesting, which next hops are equal.  The same seed gives the same configuration.  Here is
+the IPv4 half; `configurations6` has the other one, and `Both` is the two.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from random import Random
 
-from tests.differential.rig import PORTS
-
+PORTS = 4
+"""Interfaces of a router, e0 and so on."""
 ODD = 0.7
 """So many configurations have an oddity beside their routes."""
+Interface = IPv4Interface | IPv6Interface
+Network = IPv4Network | IPv6Network
 DEAD = 13
 """An address whose last four bits are this has nobody to answer for it."""
 
@@ -30,17 +34,31 @@ def network(address: int, length: int) -> IPv4Network:
     return IPv4Network((address, length), strict=False)
 
 
+def station(port: int, address: int, changed: bool = False) -> int | None:
+    """The MAC address of the station that answers for an address of either family on a port;
+    `changed`: its new one."""
+    if address & 15 == DEAD:
+        return None
+    if address >> 32:
+        low = zlib.crc32(address.to_bytes(16, "big"))
+        return 0x0E0000000000 | changed << 36 | port << 32 | low
+    return 0x0A0000000000 | changed << 36 | port << 32 | address
+
+
 @dataclass(slots=True)
 class KernelConfiguration:
-    """One configuration.
+    """One configuration, of one family.
 
     commands  for `ip -batch`, in this order; `undo` before the next configuration
     settings  kernel parameters, below /proc/sys; `restore` sets them back
+    late      commands and settings for when both families are configured
     filters   for `nft -f`
-    slow      whether the switch must leave everything to the VM
+    slow      whether the switch must leave everything to the VM; None: it may
     changed   stations that have a new MAC address
     groups    sets of equal next hops: (port, gateway)
     new_mac   (port, address) of a station that gets a new MAC address once all is in force
+    proxied   addresses that the router answers for though it is a router to them
+    routed    prefixes that there will be routes to
     """
 
     random: Random
@@ -49,31 +67,43 @@ class KernelConfiguration:
     undo: list[str] = field(default_factory=list)
     settings: dict[str, str | int] = field(default_factory=dict)
     restore: dict[str, str | int] = field(default_factory=dict)
+    late: list[str] = field(default_factory=list)
+    late_settings: dict[str, str | int] = field(default_factory=dict)
     filters: str = ""
-    slow: bool = False
-    own: list[tuple[int, IPv4Interface]] = field(default_factory=list)
-    local: list[IPv4Network] = field(default_factory=list)
+    slow: bool | None = False
+    own: list[tuple[int, Interface]] = field(default_factory=list)
+    local: list[Network] = field(default_factory=list)
     mtus: list[int] = field(default_factory=lambda: [1500] * PORTS)
     down: set[int] = field(default_factory=set)
     changed: set[int] = field(default_factory=set)
     hot: list[int] = field(default_factory=list)
     groups: list[set[tuple[int, int]]] = field(default_factory=list)
     new_mac: tuple[int, int] | None = None
+    proxied: list[int] = field(default_factory=list)
+    routed: list[Network] = field(default_factory=list)
 
     def station(self, port: int, address: int) -> int | None:
         """The MAC address of the station that answers for an address on a port."""
-        if address & 15 == DEAD:
-            return None
-        return 0x0A0000000000 | (address in self.changed) << 36 | port << 32 | address
+        return station(port, address, address in self.changed)
 
     def is_own(self, address: int) -> bool:
         """Whether an address is the router's."""
         mine = any(address == int(own.ip) for _, own in self.own)
-        return mine or any(IPv4Address(address) in prefix for prefix in self.local)
+        return mine or any(
+            int(prefix.network_address) <= address <= int(prefix.broadcast_address)
+            for prefix in self.local
+        )
 
-    def on(self, port: int) -> list[IPv4Interface]:
+    def on(self, port: int) -> list[Interface]:
         """The addresses of one interface."""
         return [address for where, address in self.own if where == port]
+
+    def host(self, net: Network) -> int:
+        """Some address of a network, often one near its beginning."""
+        count = net.num_addresses
+        if self.random.random() < 0.5:
+            count = min(count, 32)
+        return int(net.network_address) + self.random.randrange(count)
 
     def gateway(self, port: int, alive: bool = True) -> int:
         """A station on a port's first network."""
@@ -85,8 +115,28 @@ class KernelConfiguration:
                 return found
 
 
+@dataclass(frozen=True, slots=True)
+class Both:
+    """What both families of a router are."""
+
+    v4: KernelConfiguration
+    v6: KernelConfiguration
+
+    def of(self, address: int) -> KernelConfiguration:
+        """The half that an address belongs to (those of IPv6 below 2**32 are nobody's here)."""
+        return self.v6 if address >> 32 else self.v4
+
+    def station(self, port: int, address: int) -> int | None:
+        """The MAC address of the station that answers for an address on a port."""
+        return self.of(address).station(port, address)
+
+    def is_own(self, address: int) -> bool:
+        """Whether an address is the router's."""
+        return self.of(address).is_own(address)
+
+
 def make(seed: str) -> KernelConfiguration:
-    """The configuration of a seed."""
+    """The IPv4 configuration of a seed."""
     made = KernelConfiguration(Random(seed))
     made.oddity = made.random.choice(list(_ODDITIES)) if made.random.random() < ODD else "none"
     _interfaces(made)
@@ -320,14 +370,14 @@ def _filter(made: KernelConfiguration) -> None:
 def _down(made: KernelConfiguration) -> None:
     port = _port(made)
     made.down.add(port)
-    made.commands.append(f"link set e{port} down")
+    made.late.append(f"link set e{port} down")
     made.undo.append(f"link set e{port} up")
 
 
 def _new_mac(made: KernelConfiguration) -> None:
     """A gateway gets another network card, and says so."""
     routes = [line.split() for line in made.commands if line.startswith("route add")]
-    vias = [words for words in routes if words[3:4] == ["via"] and words[5] == "dev"]
+    vias = [w for w in routes if w[3:4] == ["via"] and w[5] == "dev" and "metric" not in w]
     gateways = [(int(words[6][1:]), int(IPv4Address(words[4]))) for words in vias]
     alive = [(port, gateway) for port, gateway in gateways if gateway & 15 != DEAD]
     made.new_mac = made.random.choice(alive) if alive else None

@@ -8,43 +8,47 @@
 The reference is a namespace whose kernel routes.  The other is a XenFlow host with its own Open
 vSwitch and `./pox.py xenflow`, and a VM (a namespace) with `routerd`.  Interfaces have the same
 names and MAC addresses, and are configured by the same commands.  Everything behind the ports is
-played here, in the namespace `xd-outside`: stations answer ARP, and whatever leaves is collected.
+played here, in the namespace `xd-outside`: stations answer those who ask for them, and whatever
+leaves is collected.
 """
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
 import struct
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
-from pathlib import Path
+from ipaddress import ip_address
 from typing import Any
 
 from lab import process, switch
 from lab.description import ROOT
-from lab.namespace import LabError, checksums_in_software, inside, ip, sysctl
+from lab.namespace import LabError, batch, checksums_in_software, inside, ip, sysctl
 from lab.programs import python_path
 from mgmt.client import AskError, Client
+from tests.differential.configurations import PORTS, Both
 from xenflow.model.values import mac_number, mac_text
 from xenflow.openflow import packet as pk
 
-PORTS = 4
 OUTSIDE, KERNEL, HOST, VM = "xd-outside", "xd-kernel", "xd-host", "xd-vm"
 NAMESPACES = (OUTSIDE, KERNEL, HOST, VM)
 REFERENCE, XENFLOW = "k", "x"
+FROM_VM = "v"
+"""Not an end of the wires outside: the vifs of XenFlow's VM, where what it sends is counted."""
 ROUTER = "r"
 CONTROL, CONTROL_VIF = "ctl0", "r.ctl"
 PORT_MTU = 1600
 """Of everything but the routers' own interfaces: a frame is never refused by a wire."""
 LIMIT_S = 120.0
 PROBE_MS = 60
-"""Between two ARP requests of a router; it gives up after three."""
+"""Between two requests for a neighbour; a router gives up after three."""
 
 BURST, BURST_PAUSE_S = 16, 0.004
 """So many frames are sent at once: a busy machine loses those of a longer burst."""
@@ -55,9 +59,43 @@ _TP_STATUS_VLAN_VALID = 1 << 4
 _AUXDATA = struct.Struct("=IIIHHHH")
 
 
+def ip6(commands: Iterable[str], namespace: str, *, force: bool = False) -> None:
+    """Run `ip -6` commands; groups of next hops, which are of no family, after single ones and
+    before routes."""
+    lines = list(commands)
+    groups = [line for line in lines if line.startswith("nexthop add") and " group " in line]
+    first = [line for line in lines if line.startswith(("address", "nexthop"))]
+    batch("ip -6", [line for line in first if line not in groups], namespace, force=force)
+    ip(groups, namespace, force=force)
+    batch("ip -6", [line for line in lines if line not in first], namespace, force=force)
+
+
 def router_mac(port: int) -> int:
     """The MAC address of the routers' interface e<port>."""
     return 0x02000D000000 | port
+
+
+def solicited_node(address: int) -> tuple[int, int]:
+    """The group in which an IPv6 address is asked for (RFC 4291, section 2.7.1), and its MAC."""
+    low = address & 0xFFFFFF
+    return 0xFF02 << 112 | 0x1FF << 24 | low, 0x3333FF000000 | low
+
+
+def neighbour_message(
+    kind: int, src: int, dst: int, target: int, mac: int, flags: int = 0, hops: int = 255
+) -> bytes:
+    """A solicitation (135) or an advertisement (136) that says a MAC address (RFC 4861, 4.3)."""
+    option = struct.pack("!BB6s", 1 if kind == 135 else 2, 1, mac.to_bytes(6, "big"))
+    body = struct.pack("!I", flags) + target.to_bytes(16, "big") + option
+    return pk.ipv6(src, dst, 58, pk.icmpv6(src, dst, kind, 0, body), hops=hops)
+
+
+SOLICITED, OVERRIDE = 1 << 30, 1 << 29
+
+
+def family_of(frame: bytes) -> int:
+    """4 or 6, 0 of a frame that is of neither."""
+    return {pk.ETH_IPV4: 4, pk.ETH_ARP: 4, pk.ETH_IPV6: 6}.get(pk.parse(frame).dl_type, 0)
 
 
 @dataclass(slots=True)
@@ -65,17 +103,17 @@ class BatchOutcome:
     """What one batch brought out of each router: (port, frame), in order of arrival."""
 
     frames: dict[str, list[tuple[int, bytes]]] = field(
-        default_factory=lambda: {REFERENCE: [], XENFLOW: []}
+        default_factory=lambda: {REFERENCE: [], XENFLOW: [], FROM_VM: []}
     )
-    from_vm: int = 0
-    """Frames that the XenFlow host's VM sent meanwhile, ARP requests too."""
-    asked: int = 0
-    """ARP requests among them."""
 
     @property
-    def by_switch(self) -> int:
-        """Frames that the switch routed without its VM."""
-        return len(self.frames[XENFLOW]) - (self.from_vm - self.asked)
+    def by_switch(self) -> Counter[int]:
+        """Frames that the switch routed without its VM, by family."""
+        left, by_vm = (
+            Counter(family_of(frame) for _, frame in self.frames[side])
+            for side in (XENFLOW, FROM_VM)
+        )
+        return left - by_vm
 
 
 Resolve = Callable[[int, int], int | None]
@@ -102,18 +140,15 @@ class Rig:
         ip(f"netns add {name}" for name in NAMESPACES)
         self._buffers = sysctl({"net/core/rmem_default": 16 << 20})
         for name in NAMESPACES:
-            sysctl({"net/ipv6/conf/default/disable_ipv6": 1, "net/ipv4/ip_forward": 0}, name)
+            without = int(name in (OUTSIDE, HOST))
+            sysctl({"net/ipv6/conf/default/disable_ipv6": without, "net/ipv4/ip_forward": 0}, name)
             ip(["link set lo up"], name)
         sysctl({"net/ipv4/conf/default/arp_ignore": 8, "net/ipv4/conf/default/rp_filter": 1}, HOST)
+        for name in (KERNEL, VM):
+            sysctl(DEFAULTS, name)
         self._wire()
         for name in (KERNEL, VM):
-            sysctl(ROUTER_SETTINGS, name)
-            settings = {
-                f"net/ipv4/neigh/e{port}/{k}": v
-                for port in range(PORTS)
-                for k, v in _NEIGHBOUR_SETTINGS.items()
-            }
-            sysctl(settings, name)
+            sysctl({**ROUTER_SETTINGS, **neighbour_settings("ipv4")}, name)
         self._start_switch()
         self._start_controller()
         process.start(
@@ -248,9 +283,9 @@ class Rig:
         self.client = Client(manage, "host", LIMIT_S)
 
     def _open_sockets(self) -> None:
-        with inside(OUTSIDE):
-            for side in (REFERENCE, XENFLOW):
-                for port in range(PORTS):
+        for side in (REFERENCE, XENFLOW, FROM_VM):
+            for port in range(PORTS):
+                with inside(HOST if side == FROM_VM else OUTSIDE):
                     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
                     sock.bind((f"{side}{port}", 3))
                     sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 16 << 20)
@@ -275,32 +310,40 @@ class Rig:
 
     # --- configuring --------------------------------------------------------------------------
 
-    def configure(
-        self, commands: Iterable[str], settings: dict[str, str | int], filters: str
-    ) -> None:
+    def configure(self, config: Both) -> None:
         """Do the same to both routers; returns once XenFlow has taken all of it in."""
         self._marks += 1
-        mark = f"100.127.{self._marks >> 8}.{self._marks & 255}"
-        lines = [*commands, f"route add blackhole {mark}/32"]
+        four, six = (
+            f"100.127.{self._marks >> 8}.{self._marks & 255}/32",
+            f"100::{self._marks:x}/128",
+        )
+        late = [*config.v6.late, *config.v4.late]
         for name in (KERNEL, VM):
-            sysctl(settings, name)
-            ip(lines, name)
+            sysctl(config.v4.settings, name)
+            ip(config.v4.commands, name)
+            # An interface that was too narrow for IPv6 begins with the defaults.
+            sysctl({**neighbour_settings("ipv6"), **config.v6.settings}, name)
+            ip6([*config.v6.commands, f"route add blackhole {six}"], name)
+            ip(late, name)
+            sysctl({**config.v4.late_settings, **config.v6.late_settings}, name)
+            ip([f"route add blackhole {four}"], name)
+            filters = "flush ruleset\n" + config.v4.filters + config.v6.filters
             with inside(name):
-                subprocess.run(
-                    ["nft", "-f", "-"], input="flush ruleset\n" + filters, text=True, check=True
-                )
-        # Told in the order in which it happened: where the mark is known, all of it is.
-        self.await_true(f"the route to {mark}", lambda: self._knows(mark))
+                subprocess.run(["nft", "-f", "-"], input=filters, text=True, check=True)
+        # Told in the order in which it happened: where the marks are known, all of it is.
+        for mark in (six, four):
+            self.await_true(f"the route to {mark}", lambda mark=mark: self._knows(mark))
 
-    def undo(self, commands: Iterable[str], settings: dict[str, str | int]) -> None:
-        """Do something to both routers, going on after what fails."""
-        lines = list(commands)
+    def undo(self, four: Iterable[str], six: Iterable[str], settings: dict[str, str | int]) -> None:
+        """Do something to both routers, of each family, going on after what fails."""
+        lines4, lines6 = list(four), list(six)
         for name in (KERNEL, VM):
-            ip(lines, name, force=True)
             sysctl(settings, name)
+            ip6(lines6, name, force=True)
+            ip(lines4, name, force=True)
 
     def _knows(self, mark: str) -> bool:
-        found = self.client.request("routes", router=ROUTER, match=f"{mark}/32")
+        found = self.client.request("routes", router=ROUTER, match=mark)
         return bool(found["routes"])
 
     def row(self) -> dict[str, Any]:
@@ -308,7 +351,7 @@ class Rig:
         try:
             rows: list[dict[str, Any]] = self.client.request("routers")["routers"]
         except AskError:
-            return {"phase": "", "slow": ""}
+            return {"phase": "", "slow": "", "slow6": ""}
         return rows[0]
 
     def _gateways(self) -> dict[tuple[str, int], int]:
@@ -316,7 +359,7 @@ class Rig:
         hops = self.client.request("nexthops", router=ROUTER)["nexthops"]
         unknown = mac_text(0)
         return {
-            (hop["interface"], int(IPv4Address(hop["gateway"]))): mac_number(hop["mac"] or unknown)
+            (hop["interface"], int(ip_address(hop["gateway"]))): mac_number(hop["mac"] or unknown)
             for hop in hops
             if hop["gateway"]
         }
@@ -356,11 +399,14 @@ class Rig:
             try:
                 self._sockets[side, port].send(frame)
                 return
-            except BlockingIOError:
-                time.sleep(0.001)
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.ENOBUFS):
+                    raise
+                time.sleep(0.001)  # a router has not taken yet what it was sent before
 
     def receive(self, wait_s: float, outcome: BatchOutcome | None) -> bool:
-        """Take in what has come, answering ARP; whether anything but ARP requests had."""
+        """Take in what has come, answering who asks for a station; whether there was anything that
+        is compared."""
         heard = False
         for number, _ in self._poll.poll(wait_s):
             side, port, sock = self._ends[number]
@@ -368,24 +414,39 @@ class Rig:
                 frame = _receive(sock)
                 if frame is None:
                     break
-                if self._answered(side, port, frame):
-                    if outcome is not None and side == XENFLOW:
-                        outcome.asked += 1
+                if self._of_its_own(side, port, frame):
                     continue
-                heard = True
+                heard |= side != FROM_VM
                 if outcome is not None:
                     outcome.frames[side].append((port, frame))
         return heard
 
-    def _answered(self, side: str, port: int, frame: bytes) -> bool:
-        """Whether it was a router that asks for a station, or announces itself."""
+    def _of_its_own(self, side: str, port: int, frame: bytes) -> bool:
+        """Whether a frame is a router's own affair: it asks for a station, which is answered, or
+        announces itself, or tells of a better way."""
         seen = pk.parse(frame)
-        if seen.dl_type != pk.ETH_ARP or seen.arp_op != 1 or seen.dl_src != router_mac(port):
+        if seen.dl_src != router_mac(port):
             return False
-        mac = self.resolve(port, seen.arp_tpa)
-        if mac is not None:
-            reply = pk.arp(2, mac, seen.arp_tpa, seen.arp_sha, seen.arp_spa)
-            self._put(side, port, pk.ethernet(seen.dl_src, mac, pk.ETH_ARP, reply))
+        if seen.dl_type == pk.ETH_ARP and seen.arp_op == 1:
+            mac = self.resolve(port, seen.arp_tpa)
+            if mac is not None and side != FROM_VM:
+                reply = pk.arp(2, mac, seen.arp_tpa, seen.arp_sha, seen.arp_spa)
+                self._put(side, port, pk.ethernet(seen.dl_src, mac, pk.ETH_ARP, reply))
+            return True
+        if seen.nw_proto != 58 or seen.dl_type != pk.ETH_IPV6 or not seen.l4:
+            return False
+        if seen.tp_src in _REPORTS:
+            return seen.ipv6_dst >> 112 == 0xFF02 and seen.nw_ttl == 1
+        if seen.nw_ttl != 255 or seen.tp_src not in (133, 135, 137):
+            return False
+        if seen.tp_src == 135 and side != FROM_VM:
+            target = int.from_bytes(frame[seen.l4 + 8 : seen.l4 + 24], "big")
+            mac = self.resolve(port, target)
+            if mac is not None:
+                reply = neighbour_message(
+                    136, target, seen.ipv6_src, target, mac, SOLICITED | OVERRIDE
+                )
+                self._put(side, port, pk.ethernet(seen.dl_src, mac, pk.ETH_IPV6, reply))
         return True
 
     def run(
@@ -395,7 +456,6 @@ class Rig:
         outcome = BatchOutcome()
         while self.receive(0, None):
             pass
-        before = self._vm_frames()
         for number, (port, frame) in enumerate(frames):
             self.send(port, frame)
             self.receive(0 if number % BURST else BURST_PAUSE_S, outcome)
@@ -405,14 +465,7 @@ class Rig:
             if self.receive(0.02, outcome):
                 last = time.monotonic()
             now = time.monotonic()
-        outcome.from_vm = self._vm_frames() - before
         return outcome
-
-    def _vm_frames(self) -> int:
-        with inside(HOST):
-            lines = Path("/proc/thread-self/net/dev").read_text().splitlines()
-        counts = {name.strip(): rest.split() for name, _, rest in (x.partition(":") for x in lines)}
-        return sum(int(counts[f"v{n}"][1]) for n in range(PORTS))
 
 
 def _receive(sock: socket.socket) -> bytes | None:
@@ -439,19 +492,48 @@ ROUTER_SETTINGS: dict[str, str | int] = {
     "net/ipv4/icmp_msgs_per_sec": 1_000_000,
     "net/ipv4/icmp_msgs_burst": 1_000_000,
     "net/ipv4/ipfrag_time": 1,
+    "net/ipv6/conf/all/forwarding": 1,
+    "net/ipv6/icmp/ratelimit": 0,
+    "net/ipv6/ip6frag_time": 1,
+    "net/ipv6/auto_flowlabels": 0,
     **{
         f"net/ipv4/conf/{name}/{key}": 0
         for name in ("all", "default", *(f"e{n}" for n in range(PORTS)))
         for key in ("rp_filter", "send_redirects", "accept_redirects", "secure_redirects")
     },
 }
+_REPORTS = (131, 132, 143)
+"""Of multicast listeners (RFC 2710, RFC 3810): each router draws the moment for itself."""
+DEFAULTS: dict[str, str | int] = {
+    f"net/ipv6/conf/default/{key}": value
+    for key, value in (
+        ("addr_gen_mode", 1),
+        ("accept_dad", 0),
+        ("accept_ra", 0),
+        ("accept_redirects", 0),
+        ("router_solicitations", 0),
+    )
+}
+"""Of interfaces to come: also of those that get IPv6 back, when they are wide enough again."""
 _NEIGHBOUR_SETTINGS = {
     "retrans_time_ms": PROBE_MS,
-    "locktime": 0,
     "base_reachable_time_ms": 600_000,
     "gc_stale_time": 3600,
     "unres_qlen_bytes": 4 << 20,
 }
+
+
+def neighbour_settings(family: str) -> dict[str, str | int]:
+    """Those of a router's interfaces for "ipv4" or "ipv6"."""
+    settings: dict[str, int] = {
+        **_NEIGHBOUR_SETTINGS,
+        **({"locktime": 0} if family == "ipv4" else {}),
+    }
+    return {
+        f"net/{family}/neigh/e{port}/{key}": value
+        for port in range(PORTS)
+        for key, value in settings.items()
+    }
 
 
 def network_file(pipeline: str) -> str:
