@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -18,6 +19,7 @@ from xenflow.control.leases import Leases
 from xenflow.control.store_follower import StoreFollower
 from xenflow.model.difference import NetworkDifference, compare
 from xenflow.model.network import EMPTY, Network
+from xenflow.model.placement import Placement
 from xenflow.store.laid_file import LaidFile
 from xenflow.store.ovsdb_store import OvsdbStore
 from xenflow.store.schema import Role, StoreWriter
@@ -40,6 +42,9 @@ class _Table:
         """Be another network."""
         found, self.network = compare(self.network, network), network
         return found
+
+    def believe(self, source: str, placements: Iterable[Placement]) -> None:
+        """It has no switch that could be told where routers are."""
 
 
 def main() -> None:
