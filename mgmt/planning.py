@@ -439,6 +439,8 @@ def _held(answer: Mapping[str, Any], router: Router) -> Iterator[str]:
     names = {part: {*held["names"].get(part, ())} & {*own} for part, own in mine.items()}
     if store["reached"] < store["change"]:
         names = held["names"]
+    elif router.name in held["by"]:  # its own move was left, and says so better
+        return
     if any(names.values()):
         yield f"{named(names)}: held by the move of {', '.join(held['by'])}"
 

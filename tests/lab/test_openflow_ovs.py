@@ -374,12 +374,15 @@ def test_ipv6_routes_are_cached_by_their_prefixes(
     connection.add(test_ipv6.host_flows(network_file.load(find_file("paper"))))
     assert connection.barrier() == []
     switch.vsctl(*tracked.vsctl_words("b0")[1:])
-    frames = [pk.vlan(test_ipv6.ip(test_ipv6.FAR + 7919 * number), 101) for number in range(1, 101)]
-    switch.appctl("revalidator/purge")
-    for frame in frames:
-        switch.inject(frame, test_ipv6.PORTS["to-gen"], fresh=False)
-    cached = switch.appctl("dpctl/dump-flows").count("eth_type(0x86dd)")
-    assert 1 <= cached <= 3
+    many = [7919 * number for number in range(1, 101)]
+    to_many = [test_ipv6.ip(test_ipv6.FAR + n) for n in many]
+    from_many = [test_ipv6.ip(test_ipv6.FAR, src=test_ipv6.GEN + n) for n in many]
+    for frames in (to_many, from_many):
+        switch.appctl("revalidator/purge")
+        for frame in frames:
+            switch.inject(pk.vlan(frame, 101), test_ipv6.PORTS["to-gen"], fresh=False)
+        cached = switch.appctl("dpctl/dump-flows").count("eth_type(0x86dd)")
+        assert 1 <= cached <= 3
     switch.vsctl("clear", "Bridge", "b0", "flow_tables")
 
 

@@ -46,9 +46,13 @@ def switch() -> Iterator[ovs.PrivateSwitch]:
     """Its bridge has protocols, failure mode and controller of a host's, which does not answer."""
     with ovs.switch() as running:
         words = " ".join(host.bridge(NETWORK, next(iter(NETWORK.datapaths.values()))))
-        for command in words.replace(host.BRIDGE, "b0").split(" -- "):
-            if command.startswith(("set Bridge", "set-controller", "set Controller")):
-                run(running, "ovs-vsctl", *command.split())
+        said = ("set Bridge", "set-controller", "set Controller", "--id=")
+        commands = [
+            command
+            for command in words.replace(host.BRIDGE, "b0").split(" -- ")
+            if command.startswith(said)
+        ]
+        run(running, "ovs-vsctl", "--", *" -- ".join(commands).split())
         before = running.pid()
         yield running
         if running.pid() != before:

@@ -110,6 +110,8 @@ def test_data_is_routed(network: Network, to: int, mac: int) -> None:
         "another link-local one": ip(a("fe80::77")),
         "from a link-local one": ip(RECV, src=a("fe80::2")),
         "from nobody": ip(RECV, src=0),
+        "from the loopback": ip(RECV, src=1),
+        "from an IPv4-compatible address": ip(RECV, src=a("::10.0.0.1")),
         "from an IPv4-mapped address": ip(RECV, src=a("::ffff:10.0.0.1")),
         "to nobody": ip(0),
         "hop limit 1": ip(RECV, hops=1),
@@ -133,7 +135,6 @@ def test_what_the_kernel_decides_goes_to_the_vm_as_it_came(
     "frame",
     {
         "from a group": ip(RECV, src=a("ff02::1")),
-        "from the loopback": ip(RECV, src=1),
         "to the loopback": ip(1),
         "to a blackhole": ip(a("2001:db8:9:9::1")),
     }.items(),
@@ -143,6 +144,26 @@ def test_what_the_kernel_drops_unheard_is_dropped(
     network: Network, frame: tuple[str, bytes]
 ) -> None:
     assert sent(network, frame[1]) == []
+
+
+def test_a_translated_source_is_data(network: Network) -> None:
+    """RFC 6052, section 2.1: 64:ff9b::/96 is not of ::/16."""
+    ((port, _),) = sent(network, ip(RECV, src=a("64:ff9b::10.0.0.1")))
+    assert port == PORTS["to-recv"]
+
+
+def test_no_long_prefix_of_sources_is_matched(network: Network) -> None:
+    """With all bits of its source looked at, each would be a cached flow of its own."""
+    here, home = network.datapaths["host-a"], at_home("vr1", "host-a")
+    site = Site(network, here, PORTS, {"vr1": home}, {"vr1": VIEW})
+    masks = [
+        (1 << 128) - 1 if mask is None else mask
+        for flow in local_flows(site).values()
+        if flow.table == layout.CLASSES
+        for name, _, mask in flow.match
+        if name == "ipv6_src"
+    ]
+    assert masks and all(mask & (1 << 112) - 1 == 0 for mask in masks)
 
 
 def test_its_own_source_is_data_as_for_the_kernel(network: Network) -> None:

@@ -552,6 +552,19 @@ def test_an_announced_suspension_ends_with_its_router(host: Host) -> None:
     assert host.switch.ports.takes("vr1.0")
 
 
+def test_an_announced_suspension_ends_with_the_interface(host: Host) -> None:
+    """The router has lost it when it is said to run, and gets it back."""
+    before = host.table.network
+    router = before.routers["vr1"]
+    host.table.packets.announced(host.switch, router, True, lambda error: None)
+    alone = replace(router, interfaces=router.interfaces[:1])
+    host.table.change(changed_with(before, routers={"vr1": alone}))
+    host.table.packets.announced(host.switch, alone, False, lambda error: None)
+    host.table.tick(host.now)
+    host.table.change(before)
+    assert host.switch.ports.takes("vr1.0") and host.switch.ports.takes("vr1.1")
+
+
 def test_an_announced_suspension_that_nobody_ends_is_over_in_the_end(host: Host) -> None:
     router = host.table.network.routers["vr1"]
     host.table.packets.announced(host.switch, router, True, lambda error: None)

@@ -296,6 +296,9 @@ def recovery_stages(
     router = network.routers[now.router]
     hosts = tuple(sorted({here, *others, *now.hosts}))
     names = informed(network, router, now.mode, hosts, placed or {})
+    # Those too that a link led over which has gone meanwhile: they would believe the move for ever.
+    told = unfinished(given or {})
+    names += tuple(n for n in network.datapaths if n in told and n not in names)
     forwarders = tuple(sorted({here, *now.forwarders}))
     reached = now.step(forwarders=forwarders, vm=here, reaches=hosts, unturned=())
     left = [h for h in hosts if h != here]

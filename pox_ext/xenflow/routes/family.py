@@ -48,6 +48,15 @@ FAMILIES = {4: V4, 6: V6}
 """By number."""
 
 
+LINK_LOCAL6 = (0xFE80 << 112, V6.span(10))
+"""Addresses that mean something on their link alone (RFC 4291, section 2.5.6)."""
+
+
+def is_link_local(net: int, span: int) -> bool:
+    """Whether a prefix lies in LINK_LOCAL6."""
+    return span >= LINK_LOCAL6[1] and net & netmask(LINK_LOCAL6[1]) == LINK_LOCAL6[0]
+
+
 def family_of(span: int) -> Family:
     """The family of a prefix.  Raises ValueError for what is no span."""
     if V6.shortest <= span <= V6.host:

@@ -48,6 +48,9 @@ class CookieExactFlows(ExactFlows):
     def follow(self, router: int, state: RouterState, changes: Changes) -> None:
         routes = [*changes.routes, *changes.gone]
         hops = affected_hops(state, changes)
+        # Their cookies have the group that was chosen from, not the leg.
+        legs = ((group, leg.leg) for group, kept in state.legs.items() for leg in kept.values())
+        hops |= {group for group, leg in legs if leg in hops}
         if len(routes) + len(hops) > MANY:
             self.forget(router)
             return

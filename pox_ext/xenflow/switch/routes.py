@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from xenflow.model.network import Network, Router
 from xenflow.openflow.build import delete_by_cookie
-from xenflow.openflow.flow import Flow, resubmit
+from xenflow.openflow.flow import Flow
 from xenflow.routes.router_state import Changes
 from xenflow.switch.aside import Aside
 from xenflow.switch.channel import Channel
@@ -24,14 +24,12 @@ from xenflow.switch.kind import SwitchKind
 from xenflow.switch.reading import PACE_S
 from xenflow.switch.wanted import Known
 from xenflow.tables import cookies, layout
-from xenflow.tables.families import DESTINATIONS
 from xenflow.tables.route_reading import READ_WHOLE
-from xenflow.tables.routes import ODD, RoutePacker
+from xenflow.tables.routes import ODD, RoutePacker, route_of
 
 BULK = 4 * 1024
 FEW = 8
 """Fewer routes are packed one by one."""
-_TO_NEXT_HOPS = resubmit(layout.NEXT_HOPS)
 Route = tuple[int, int, int]
 """Net, span, next hop."""
 
@@ -73,15 +71,12 @@ class RouteWriter:
     def take(self, flows: Iterable[Flow]) -> None:
         """These were read."""
         for flow in flows:
-            name = self.name_of(cookies.router_of(flow.cookie))
-            if name is None:
+            route = route_of(flow)
+            name = self.name_of(route[0]) if route is not None else None
+            if route is None or name is None:
                 self._installed.flows[flow.key] = flow
-                continue
-            net = next((value for field, value, _ in flow.match if field in DESTINATIONS), 0)
-            span = flow.priority - layout.Routes.PREFIX
-            leads_on = len(flow.actions) == 2 and flow.actions[1] == _TO_NEXT_HOPS
-            hop = flow.actions[0][4] if leads_on and flow.actions[0][0] == "load" else ODD
-            self.found.setdefault(name, {})[net << 8 | span] = hop
+            else:
+                self.found.setdefault(name, {})[route[1]] = route[2]
 
     def left(self, router: Router) -> bool:
         """A router is not forwarded for here any more.  Whether the switch has routes of it."""

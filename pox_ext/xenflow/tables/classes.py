@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from xenflow.model.network import Pipeline, Router
 from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Flow, match
-from xenflow.routes.family import V4, V6, family_of
+from xenflow.routes.family import LINK_LOCAL6, V4, V6, family_of, is_link_local
 from xenflow.tables import cookies
 from xenflow.tables.families import MATCHED, from_prefix, to_prefix
 from xenflow.tables.layout import CLASSES, NEXT_HOPS, ROUTES, VM, Classes, NextHops, Reg, Routes
@@ -21,23 +21,20 @@ _ALL4 = (0xFFFFFFFF, V4.host)
 # RFC 1812, sections 5.3.7 and 4.2.2.11, and net/ipv4/route.c (ip_route_input_slow); RFC 4291,
 # sections 2.5.3 and 2.7, and net/ipv6/ip6_input.c (ip6_rcv_core).  Here and below: (net, span).
 MULTICAST_SOURCES = ((0xE0000000, V4.span(4)), _ALL4, (0xFF << 120, V6.span(8)))
-MARTIAN_SOURCES = ((0x7F000000, V4.span(8)), (0x00000000, V4.host), (1, V6.host))
+MARTIAN_SOURCES = ((0x7F000000, V4.span(8)), (0x00000000, V4.host))
 MARTIAN_DESTINATIONS = ((0x7F000000, V4.span(8)), (1, V6.host))
 
 # What the VM must decide: multicast, broadcast, also by its old address 0.0.0.0; and 0/8, unicast
 # since Linux 5.3 (include/linux/in.h, ipv4_is_zeronet).  Of IPv6 also what is link-local or
-# unspecified, which depends on the interface (net/ipv6/ip6_output.c, ip6_forward); and what comes
-# from an IPv4-mapped address, which some kernels drop (5.4) and others do not (6.18).
-_LINK_LOCAL6, _NONE6, _MAPPED6 = (
-    (0xFE80 << 112, V6.span(10)),
-    (0, V6.host),
-    (0xFFFF << 32, V6.span(96)),
-)
-VM_SOURCES = ((0x00000000, V4.span(8)), _LINK_LOCAL6, _NONE6, _MAPPED6)
+# unspecified, which depends on the interface (net/ipv6/ip6_output.c, ip6_forward).
 VM_DESTINATIONS = (
     *((0xE0000000, V4.span(4)), _ALL4, (0x00000000, V4.span(8))),
-    *((0xFF << 120, V6.span(8)), _LINK_LOCAL6, _NONE6),
+    *((0xFF << 120, V6.span(8)), LINK_LOCAL6, (0, V6.host)),
 )
+# As a source all of ::/16, in which nothing is given to anybody: `::`, ::1, which the kernel drops,
+# and IPv4-mapped addresses, which some kernels drop (5.4) and others do not (6.18).  No longer
+# prefix of sources is matched here: with all their bits each source would be a cached flow.
+VM_SOURCES = ((0x00000000, V4.span(8)), LINK_LOCAL6, (0, V6.span(16)))
 
 # Neighbour discovery, to whatever address: a kernel that answers for others (proxy_ndp) takes what
 # is for them (net/ipv6/ip6_output.c, ip6_forward_proxy_check; RFC 4861, section 4).
@@ -65,7 +62,7 @@ def classes_of_all() -> Iterator[Flow]:
     protocol_0 = match(dl_type=f.IPV4, nw_proto=0)
     yield Flow(CLASSES, Classes.PROTOCOL_0, protocol_0, _TO_VM, own)
     for kind in DISCOVERY:
-        message = match(dl_type=f.IPV6, nw_proto=58, tp_src=kind)
+        message = match(dl_type=f.IPV6, nw_proto=f.ICMPV6, tp_src=kind)
         yield Flow(CLASSES, Classes.DISCOVERY, message, _TO_VM, own)
     yield Flow(CLASSES, Classes.REST, match(), _TO_VM, own)
     yield Flow(ROUTES, Routes.MISS, match(), _TO_VM, cookies.of(CLASSES))
@@ -79,7 +76,7 @@ def classes_of(site: Site, router: Router) -> Iterator[Flow]:
         return
     own, of_router = cookies.of(CLASSES, router.id), {Reg.ROUTER: router.id}
     for net, span, _ in view.locals:
-        if view.of(family_of(span)).slow:
+        if view.of(family_of(span)).slow or is_link_local(net, span):  # VM_DESTINATIONS has those
             continue
         mine = match(**of_router, **to_prefix(net, span))
         yield Flow(CLASSES, Classes.OWN_DESTINATION, mine, _TO_VM, own)

@@ -125,7 +125,7 @@ def route_chunk(net: int) -> int:
 
 
 def of_routes(router: int, routes: Sequence[tuple[int, int, int]]) -> list[int]:
-    """The cookie of each route (net, prefix length, next hop) in table ROUTES; `route_chunk`
+    """The cookie of each route (net, span, next hop) in table ROUTES; `route_chunk`
     written out, for there may be a million."""
     base, chunks = of(ROUTES, router), CHUNKS
     return [base + net % chunks for net, _, _ in routes]

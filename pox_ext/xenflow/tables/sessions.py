@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from xenflow.openflow import packet as pk
-from xenflow.routes.family import FAMILIES, V4
+from xenflow.routes.family import FAMILIES, is_link_local
 from xenflow.tables.families import MATCHED, family_in
 
 UDP, TCP = 17, 6
@@ -101,7 +101,7 @@ class Sessions:
             return None
         of = MATCHED[family]
         local, remote = getattr(packet, of.src), getattr(packet, of.dst)
-        link_local = family is not V4 and local >> 118 == 0xFE80 >> 6
+        link_local = is_link_local(local, family.host)
         where = interface if link_local else ""
         seconds = QUIET_S
         if packet.nw_proto == UDP and packet.tp_dst in BFD_PORTS:

@@ -167,7 +167,7 @@ _WHY: dict[int, str] = {
 
 
 def through_vm(router: Router, state: RouterState) -> list[str]:
-    """What the switches leave to the VM beside what `RouterView.slow` says: further reasons for
+    """What the switches leave to the VM beside what `FamilyView.slow` says: further reasons for
     all packets, routes that only the kernel can follow, IPv6."""
     said = [remark.words for remark in state.policy.remarks if not remark.fault]
     cards = Cards(router, state)

@@ -9,8 +9,9 @@ from xenflow.model.network import Link, Router
 from xenflow.model.placement import Mode
 from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Action, Flow, match
+from xenflow.routes.family import LINK_LOCAL6, family_of, is_link_local
 from xenflow.tables import cookies
-from xenflow.tables.families import to_prefix
+from xenflow.tables.families import MATCHED, to_prefix
 from xenflow.tables.frames import MULTICAST, VIRTUAL_ROUTERS
 from xenflow.tables.layout import VM, Reg, ToVm
 from xenflow.tables.sent_up import COPIED_UP, TO_BE_HELD
@@ -47,9 +48,8 @@ def vm_of(site: Site, link: Link) -> Iterator[Flow]:
 
 
 MAX_COPIED = 2000
-"""Of a router with more addresses, times its interfaces, only what is for all is copied."""
-
-LINK_LOCAL6 = (0xFE80 << 112, 0xFFC0 << 112)
+"""Of a router with more addresses of a family, times its interfaces, only what is for all is
+copied of that family."""
 
 
 def _its_own(site: Site, router: Router) -> Iterator[dict[str, int | tuple[int, int]]]:
@@ -58,8 +58,15 @@ def _its_own(site: Site, router: Router) -> Iterator[dict[str, int | tuple[int, 
     yield {"dl_type": f.ARP}
     for group in (MULTICAST, *VIRTUAL_ROUTERS):
         yield {"dl_dst": group}
-    yield {"dl_type": f.IPV6, "ipv6_dst": LINK_LOCAL6}
+    yield to_prefix(*LINK_LOCAL6)
     view = site.views.get(router.name)
-    if view is not None and len(view.locals) * len(router.interfaces) <= MAX_COPIED:
-        for net, span, _ in view.locals:
-            yield to_prefix(net, span)
+    if view is None:
+        return
+    for family in MATCHED:
+        own = [
+            (net, span)
+            for net, span, _ in view.locals
+            if family_of(span) is family and not is_link_local(net, span)
+        ]
+        if len(own) * len(router.interfaces) <= MAX_COPIED:
+            yield from (to_prefix(net, span) for net, span in own)

@@ -80,10 +80,14 @@ class VmPackets:
     def network_is(self, network: Network, routers: Changed) -> None:
         """The network has become another one: nothing is held any more for who is gone."""
         before, self._network = self._network, network
-        for name in routers.removed:
+        for name in (*routers.removed, *routers.changed):
+            stays = network.routers.get(name)
+            vifs = {interface.vif for interface in stays.interfaces} if stays else set()
             for interface in before.routers[name].interfaces:
-                if interface.vif in self._announced:  # one of its name may come, and runs then
+                # One of its name may come, and runs then: nobody ends what was said of this one.
+                if interface.vif in self._announced and interface.vif not in vifs:
                     self._announced[interface.vif] = float("-inf")
+        for name in routers.removed:
             self.held.pop(name, None)
             self.sessions.pop(name, None)
         for name in (*routers.removed, *routers.changed):  # a link may be theirs no more
