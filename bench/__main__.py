@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from bench import results
 from bench.open_vswitch import BenchError
 from bench.results import Found, Row
 from lab import own_folder
-from xenflow.routes.family import V6
+from xenflow.routes.family import V4, V6, Family
 
 STAND_IN = ("--stand-in",)
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,49 +71,23 @@ def _kernel(plan: BenchOptions) -> Found:
     )
 
 
-def _socket_1m(plan: BenchOptions) -> Found:
+def _socket_1m(
+    plan: BenchOptions, name: str = "routes_1m_socket_to_switch", family: Family = V4
+) -> Found:
     from bench import route_speed
 
     return route_speed.socket_to_switch(
-        plan.directory,
-        STAND_IN,
-        plan.runs,
-        plan.many,
-        plan.quick,
-        plan.profile,
-        "routes_1m_socket_to_switch",
+        plan.directory, STAND_IN, plan.runs, plan.many, plan.quick, plan.profile, name, family
     )
 
 
-def _kernel_1m(plan: BenchOptions) -> Found:
+def _kernel_1m(
+    plan: BenchOptions, name: str = "routes_1m_kernel_to_switch", family: Family = V4
+) -> Found:
     from bench import route_speed
 
     return route_speed.kernel_to_switch(
-        plan.directory,
-        STAND_IN,
-        plan.runs,
-        plan.many,
-        plan.quick,
-        plan.profile,
-        "routes_1m_kernel_to_switch",
-    )
-
-
-def _socket6_1m(plan: BenchOptions) -> Found:
-    from bench import route_speed
-
-    name = "routes6_1m_socket_to_switch"
-    return route_speed.socket_to_switch(
-        plan.directory, STAND_IN, plan.runs, plan.many, plan.quick, plan.profile, name, V6
-    )
-
-
-def _kernel6_1m(plan: BenchOptions) -> Found:
-    from bench import route_speed
-
-    name = "routes6_1m_kernel_to_switch"
-    return route_speed.kernel_to_switch(
-        plan.directory, STAND_IN, plan.runs, plan.many, plan.quick, plan.profile, name, V6
+        plan.directory, STAND_IN, plan.runs, plan.many, plan.quick, plan.profile, name, family
     )
 
 
@@ -125,21 +100,14 @@ def _change(plan: BenchOptions) -> Found:
     )
 
 
-def _change_1m(plan: BenchOptions) -> Found:
+def _change_1m(
+    plan: BenchOptions, name: str = "route_change_latency_1m", family: Family = V4
+) -> Found:
     from bench import change_latency
 
     samples = 50 if plan.quick else 300
     return change_latency.route_change_latency(
-        plan.directory, STAND_IN, samples, plan.many, plan.profile, "route_change_latency_1m"
-    )
-
-
-def _change6_1m(plan: BenchOptions) -> Found:
-    from bench import change_latency
-
-    samples, name = 50 if plan.quick else 300, "route6_change_latency_1m"
-    return change_latency.route_change_latency(
-        plan.directory, STAND_IN, samples, plan.many, plan.profile, name, V6
+        plan.directory, STAND_IN, samples, plan.many, plan.profile, name, family
     )
 
 
@@ -239,9 +207,13 @@ MEASUREMENTS: dict[str, Callable[[BenchOptions], Found]] = {
     "routes_1m_kernel_to_switch": _kernel_1m,
     "routes_1m_live": _live,
     "route_change_latency_1m": _change_1m,
-    "routes6_1m_socket_to_switch": _socket6_1m,
-    "routes6_1m_kernel_to_switch": _kernel6_1m,
-    "route6_change_latency_1m": _change6_1m,
+    "routes6_1m_socket_to_switch": partial(
+        _socket_1m, name="routes6_1m_socket_to_switch", family=V6
+    ),
+    "routes6_1m_kernel_to_switch": partial(
+        _kernel_1m, name="routes6_1m_kernel_to_switch", family=V6
+    ),
+    "route6_change_latency_1m": partial(_change_1m, name="route6_change_latency_1m", family=V6),
     "next_hop_lost": _next_hop,
     "packet_in_rate": _packets,
     "packet_in_rate_vs_raw": _packets_raw,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 
-from xenflow.routes.family import V4, V6, Family, prefix_text
+from xenflow.routes.family import V4, V6, Family
 
 SHARES = {
     V4: (
@@ -55,8 +55,3 @@ def internet_routes(count: int, seed: int = 1, family: Family = V4) -> list[tupl
             if family is V6 or net >> 24 != 127:
                 found.add((net, family.span(length)))
     return sorted(found)
-
-
-def text(net: int, span: int) -> str:
-    """A prefix as `ip route` writes it."""
-    return prefix_text(net, span)

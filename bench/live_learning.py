@@ -15,12 +15,13 @@ from pathlib import Path
 
 from bench import open_vswitch
 from bench.controller import CONTROL, DPID, RAW_PORT, ROUTER, ControllerProcess
-from bench.internet_routes import internet_routes, text
+from bench.internet_routes import internet_routes
 from bench.open_vswitch import BenchError, OpenVSwitch
 from bench.raw_controller import RawController
 from bench.results import Found, Row
 from bench.virtual_router import VirtualRouter, gateway
 from lab.namespace import inside
+from xenflow.routes.family import prefix_text
 
 LIMIT_S = 600.0
 POLL_S = 0.1
@@ -59,7 +60,9 @@ def live(directory: Path, core: Sequence[str], runs: int, routes: int) -> Found:
 def _ip(directory: Path, table: Table) -> list[str]:
     lines = directory / "routes.batch"
     lines.write_text(
-        "".join(f"route add {text(*prefix)} via {gateway(n)}\n" for n, prefix in enumerate(table))
+        "".join(
+            f"route add {prefix_text(*prefix)} via {gateway(n)}\n" for n, prefix in enumerate(table)
+        )
     )
     return ["ip", "-batch", str(lines)]
 
@@ -67,7 +70,7 @@ def _ip(directory: Path, table: Table) -> list[str]:
 def _bird(directory: Path, table: Table) -> list[str]:
     config = directory / "bird.conf"
     routes = "".join(
-        f"  route {text(*prefix)} via {gateway(n)};\n" for n, prefix in enumerate(table)
+        f"  route {prefix_text(*prefix)} via {gateway(n)};\n" for n, prefix in enumerate(table)
     )
     config.write_text(
         "router id 10.0.1.1;\n"

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.internet_routes import internet_routes, text
+from bench.internet_routes import internet_routes
 from bench.open_vswitch import BenchError
 from bench.results import Found, Row
 from lab import bring_up, judge, operate, routing, switch
@@ -34,6 +34,7 @@ from lab.state import LabOptions
 from mgmt.client import AskError
 from mgmt.result import ProgressEvent
 from xenflow.model.network import NetworkError
+from xenflow.routes.family import prefix_text
 
 FEW = 10
 RATES_PPS = (5000.0, 2500.0, 1250.0)
@@ -170,7 +171,7 @@ def _learn(lab: Lab, router: Mover, routes: int) -> None:
     near = {i.link for i in interfaces}
     gateways = [m.address.ip for m in lab.machines.values() if m.link in near]
     lines = [
-        f"route add {text(*prefix)} via {gateways[n % len(gateways)]} proto {PROTO}"
+        f"route add {prefix_text(*prefix)} via {gateways[n % len(gateways)]} proto {PROTO}"
         for n, prefix in enumerate(internet_routes(routes))
     ]
     done = operate.run(router.router, ["ip", "-batch", "-"], input="\n".join(lines))

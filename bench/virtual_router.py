@@ -13,10 +13,9 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from bench.controller import GATEWAYS, ROOT, ROUTER
-from bench.internet_routes import text
 from bench.open_vswitch import end
 from lab.namespace import inside
-from xenflow.routes.family import V4, Family, length_of
+from xenflow.routes.family import V4, Family, length_of, prefix_text
 
 RTM_NEWROUTE, RTM_DELNEXTHOP = 24, 105
 _REQUEST_ACK = 0x1 | 0x4
@@ -91,7 +90,7 @@ class VirtualRouter:
         self._routes = list(routes)
         self._hops = list(range(len(routes)))
         lines = [
-            f"route add {text(*prefix)} via {gateway(n, self.family)}"
+            f"route add {prefix_text(*prefix)} via {gateway(n, self.family)}"
             for n, prefix in enumerate(routes)
         ]
         started = time.perf_counter()
@@ -104,7 +103,7 @@ class VirtualRouter:
         command = ["ip", "netns", "exec", self.name, "sysctl", "-qw"]
         subprocess.run([*command, "net.ipv4.nexthop_compat_mode=0"], check=True)
         self.regain()
-        self._batch([f"route add {text(*prefix)} nhid {GROUP}" for prefix in routes])
+        self._batch([f"route add {prefix_text(*prefix)} nhid {GROUP}" for prefix in routes])
 
     def regain(self) -> None:
         """Both next hop objects are there, and in the group."""

@@ -7,12 +7,11 @@ import json
 import logging
 import signal
 import sys
-from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from routerd.daemon import Daemon, DaemonOptions, read_once
 from routerd.rule_table_link import endpoint
-from xenflow.routes.family import V4, V6, prefix_text
+from xenflow.routes.family import FAMILIES, V4, V6, prefix_text
 from xenflow.routes.router_state import RouterState
 
 DESCRIPTION = """\
@@ -166,10 +165,6 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _address(family: int, value: int) -> str:
-    return str(IPv4Address(value) if family == 4 else IPv6Address(value))
-
-
 def _mac(value: int) -> str:
     return value.to_bytes(6, "big").hex(":") if value else ""
 
@@ -187,12 +182,12 @@ def as_json(state: RouterState) -> dict[str, Any]:
             for i in state.interfaces.values()
         ],
         "locals": [
-            {"prefix": f"{_address(r.family, r.address)}/{r.length}", "ifindex": r.ifindex}
+            {"prefix": f"{FAMILIES[r.family].text(r.address)}/{r.length}", "ifindex": r.ifindex}
             for r in state.locals.values()
         ],
         "nexthops": [
             {"id": n.id, "type": n.type.name.lower(), "ifindex": n.ifindex}
-            | {"gateway": _address(n.family, n.gateway) if n.gateway else ""}
+            | {"gateway": FAMILIES[n.family].text(n.gateway) if n.gateway else ""}
             | {"mac": _mac(n.mac), "routes": state.uses[n.id]}
             | {
                 "legs": [
@@ -203,7 +198,11 @@ def as_json(state: RouterState) -> dict[str, Any]:
             for n in state.nexthops.values()
         ],
         "neighbours": [
-            {"ifindex": n.ifindex, "address": _address(n.family, n.address), "mac": _mac(n.mac)}
+            {
+                "ifindex": n.ifindex,
+                "address": FAMILIES[n.family].text(n.address),
+                "mac": _mac(n.mac),
+            }
             for n in state.neighbours.values()
         ],
         "routes": [

@@ -22,7 +22,7 @@ from routerd import rtnetlink as rt
 from routerd.kernel_tables import Candidate, CarrierGrace, KernelTables
 from routerd.next_hops import KernelNextHops
 from routerd.telling import Telling
-from xenflow.routes.family import FAMILIES, V6
+from xenflow.routes.family import FAMILIES, LINK_LOCAL6, V6
 from xenflow.routes.messages import Local
 
 
@@ -320,7 +320,7 @@ class KernelView:
             self._bound = not followed or self.hops.stand_in(info) is None
 
 
-_NEAR = 0xFE80 << 120
+_NEAR = LINK_LOCAL6[0] << 8
 """The least key of a prefix that is link-local or multicast (IPv6)."""
 
 
@@ -336,5 +336,5 @@ def _left_out(info: rt.RouteInfo) -> bool:
         return info.table == rt.TABLE_LOCAL and info.prefix >> 24 == 127
     if info.table == rt.TABLE_LOCAL:
         return info.prefix == 1 or info.prefix >> 120 == 0xFF
-    near = info.prefix >> 118 == 0xFE80 >> 6 or info.prefix >> 120 == 0xFF
+    near = info.prefix >> 118 == LINK_LOCAL6[0] >> 118 or info.prefix >> 120 == 0xFF
     return near or info.table == rt.TABLE_DEFAULT

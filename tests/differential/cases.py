@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
+from typing import Any, Protocol
 
 from tests.differential.configurations import DEAD, PORTS, KernelConfiguration
 from tests.differential.rig import router_mac
@@ -92,6 +93,18 @@ def make(number: int, config: KernelConfiguration, random: Random) -> FrameCase:
     tag = TAG if kind == "tagged" else 0
     frame = frame[: config.mtus[draw.port] + ETHERNET + tag].ljust(ETHERNET, b"\0")
     return FrameCase(number, kind, draw.port, frame, draw.early)
+
+
+class Draws(Protocol):
+    """One case being made, of either family."""
+
+    random: Random
+
+    def packet(self) -> Any:
+        """Any packet."""
+
+    def frame(self, packet: Any) -> bytes:
+        """It as it is sent."""
 
 
 class _Draw:
@@ -236,7 +249,8 @@ def _large(draw: _Draw) -> bytes:
     return draw.frame(draw.packet(size=max(0, room)))
 
 
-def _tagged(draw: _Draw) -> bytes:
+def tagged(draw: Draws) -> bytes:
+    """Under a tag, or two."""
     random = draw.random
     inner = draw.frame(draw.packet())
     if random.random() < 0.3:
@@ -333,7 +347,7 @@ def _wrong_lengths(draw: _Draw) -> bytes:
     return draw.frame(packet)
 
 
-def _short(draw: _Draw) -> bytes:
+def short(draw: Draws) -> bytes:
     """Cut off somewhere."""
     frame = draw.frame(draw.packet())
     return frame[: draw.random.randrange(14, len(frame))]
@@ -425,14 +439,14 @@ _KINDS: dict[str, Callable[[_Draw], bytes]] = {
     "fragment": _fragment,
     "options": _options,
     "large": _large,
-    "tagged": _tagged,
+    "tagged": tagged,
     "multicast": _multicast,
     "subnet broadcast": _subnet_broadcast,
     "martian source": _martian_source,
     "martian destination": _martian_destination,
     "bad checksum": _bad_checksum,
     "wrong lengths": _wrong_lengths,
-    "short": _short,
+    "short": short,
     "odd protocol": _odd_protocol,
     "wrong MAC": _wrong_mac,
     "ARP": _arp,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
-from tests.differential.cases import ETHERNET, TAG, FrameCase, mark
+from tests.differential.cases import ETHERNET, TAG, FrameCase, mark, short, tagged
 from tests.differential.configurations import DEAD, PORTS, KernelConfiguration
 from tests.differential.configurations6 import LEAST_MTU, LINK_LOCAL, link_local
 from tests.differential.rig import neighbour_message, router_mac, solicited_node
@@ -309,15 +309,6 @@ def _large(draw: _Draw) -> bytes:
     return draw.frame(draw.packet(size=max(0, min(room, 1500 - headers))))
 
 
-def _tagged(draw: _Draw) -> bytes:
-    random = draw.random
-    inner = draw.frame(draw.packet())
-    if random.random() < 0.3:
-        inner = pk.vlan(inner, random.choice((0, 7)), 0)
-    vid = random.choice((0, 0, 1, 101, 102, 2149, 4095))
-    return pk.vlan(inner, vid, random.choice((0, 5)), random.choice((0x8100, 0x8100, 0x88A8)))
-
-
 def _multicast(draw: _Draw) -> bytes:
     """Multicast of all scopes as a frame, as a packet, or as both."""
     random = draw.random
@@ -399,12 +390,6 @@ def _wrong_lengths(draw: _Draw) -> bytes:
     else:
         return draw.frame(packet) + bytes(random.choice((1, 20, 255, 256, 300)))
     return draw.frame(packet)
-
-
-def _short(draw: _Draw) -> bytes:
-    """Cut off somewhere."""
-    frame = draw.frame(draw.packet())
-    return frame[: draw.random.randrange(14, len(frame))]
 
 
 def _wrong_mac(draw: _Draw) -> bytes:
@@ -534,13 +519,13 @@ _KINDS: dict[str, Callable[[_Draw], bytes]] = {
     "one header": _one_header,
     "chain": _chain,
     "large": _large,
-    "tagged": _tagged,
+    "tagged": tagged,
     "multicast": _multicast,
     "anycast": _anycast,
     "odd source": _odd_source,
     "odd destination": _odd_destination,
     "wrong lengths": _wrong_lengths,
-    "short": _short,
+    "short": short,
     "wrong MAC": _wrong_mac,
     "odd source MAC": _odd_source_mac,
     "neighbour": _neighbour,

@@ -11,7 +11,14 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Interface,
+    IPv6Network,
+    ip_address,
+)
 from random import Random
 
 PORTS = 4
@@ -300,8 +307,8 @@ _KINDS: dict[str, Callable[[KernelConfiguration, IPv4Network], None]] = {
 # Oddities: what a router may have beside routes
 
 
-def _nothing(made: KernelConfiguration) -> None:
-    pass
+def nothing(made: KernelConfiguration) -> None:
+    """No oddity."""
 
 
 def _no_forwarding(made: KernelConfiguration) -> None:
@@ -374,11 +381,11 @@ def _down(made: KernelConfiguration) -> None:
     made.undo.append(f"link set e{port} up")
 
 
-def _new_mac(made: KernelConfiguration) -> None:
+def new_mac(made: KernelConfiguration) -> None:
     """A gateway gets another network card, and says so."""
     routes = [line.split() for line in made.commands if line.startswith("route add")]
     vias = [w for w in routes if w[3:4] == ["via"] and w[5] == "dev" and "metric" not in w]
-    gateways = [(int(words[6][1:]), int(IPv4Address(words[4]))) for words in vias]
+    gateways = [(int(words[6][1:]), int(ip_address(words[4]))) for words in vias]
     alive = [(port, gateway) for port, gateway in gateways if gateway & 15 != DEAD]
     made.new_mac = made.random.choice(alive) if alive else None
 
@@ -436,14 +443,14 @@ def _permanent(made: KernelConfiguration) -> None:
     made.commands.append(f"route replace {prefix} via {text(gateway)} dev e{port}")
 
 
-def _alone(made: KernelConfiguration) -> None:
+def alone(made: KernelConfiguration) -> None:
     """Hardly any route: nearly everything is unreachable."""
     made.commands = [line for line in made.commands if not line.startswith(("route", "nexthop"))]
     made.groups.clear()
 
 
 _ODDITIES: dict[str, Callable[[KernelConfiguration], None]] = {
-    "none": _nothing,
+    "none": nothing,
     "forwarding off": _no_forwarding,
     "forwarding off on one": _no_forwarding_on_one,
     "rp_filter strict": _strict,
@@ -451,7 +458,7 @@ _ODDITIES: dict[str, Callable[[KernelConfiguration], None]] = {
     "ip rule": _rule,
     "packet filter": _filter,
     "interface down": _down,
-    "new MAC": _new_mac,
+    "new MAC": new_mac,
     "local prefix": _wide_local,
     "route MTU": _route_mtu,
     "TOS route": _tos,
@@ -459,5 +466,5 @@ _ODDITIES: dict[str, Callable[[KernelConfiguration], None]] = {
     "proxy ARP": _proxy_arp,
     "directed broadcasts": _directed_broadcasts,
     "permanent neighbour": _permanent,
-    "no routes": _alone,
+    "no routes": alone,
 }

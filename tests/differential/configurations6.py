@@ -13,6 +13,9 @@ from tests.differential.configurations import (
     PORTS,
     Both,
     KernelConfiguration,
+    alone,
+    new_mac,
+    nothing,
 )
 
 LEAST_MTU = 1280
@@ -306,10 +309,6 @@ def _for_the_other_family(made: KernelConfiguration, beside: KernelConfiguration
 # Oddities: what a router may have beside routes
 
 
-def _nothing(made: KernelConfiguration) -> None:
-    pass
-
-
 def _set(made: KernelConfiguration, where: str, name: str, value: int, before: int) -> None:
     name = f"net/ipv6/conf/{where}/{name}"
     made.settings[name], made.restore[name] = value, before
@@ -392,15 +391,6 @@ def _down(made: KernelConfiguration) -> None:
     made.late.append(f"link set e{port} down")
 
 
-def _new_mac(made: KernelConfiguration) -> None:
-    """A gateway gets another network card, and says so."""
-    routes = [line.split() for line in made.commands if line.startswith("route add")]
-    vias = [w for w in routes if w[3:4] == ["via"] and w[5] == "dev" and "metric" not in w]
-    gateways = [(int(words[6][1:]), int(IPv6Address(words[4]))) for words in vias]
-    alive = [(port, address) for port, address in gateways if address & 15 != DEAD]
-    made.new_mac = made.random.choice(alive) if alive else None
-
-
 def _wide_local(made: KernelConfiguration) -> None:
     prefix = network(made.random.choice(made.hot), made.random.choice((32, 64, 100, 126)))
     made.local.append(prefix)
@@ -453,14 +443,8 @@ def _permanent(made: KernelConfiguration) -> None:
     _add(made, f"{prefix} via {text(address)} dev e{port} metric 1")
 
 
-def _alone(made: KernelConfiguration) -> None:
-    """Hardly any route: nearly everything is unreachable."""
-    made.commands = [line for line in made.commands if not line.startswith(("route", "nexthop"))]
-    made.groups.clear()
-
-
 _ODDITIES: dict[str, Callable[[KernelConfiguration], None]] = {
-    "none": _nothing,
+    "none": nothing,
     "forwarding off": _no_forwarding,
     "forwarding off on one": _no_forwarding_on_one,
     "forwarding on one only": _forwarding_on_one,
@@ -469,12 +453,12 @@ _ODDITIES: dict[str, Callable[[KernelConfiguration], None]] = {
     "ip rule": _rule,
     "packet filter": _filter,
     "interface down": _down,
-    "new MAC": _new_mac,
+    "new MAC": new_mac,
     "local prefix": _wide_local,
     "route MTU": _route_mtu,
     "interface's MTU": _interface_mtu,
     "route by source": _from_route,
     "proxy ND": _proxy,
     "permanent neighbour": _permanent,
-    "no routes": _alone,
+    "no routes": alone,
 }

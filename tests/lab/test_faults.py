@@ -6,8 +6,6 @@ out the difference and writes only that.
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -38,13 +36,10 @@ from tests.lab.live import (
     settle,
     xenflow,
 )
+from tests.lab.needed import needs
 
 PROGRAMS = ("ovs-vswitchd", "ovsdb-server", "ovs-vsctl", "bird", "nft", "tc", "ip")
-pytestmark = [
-    pytest.mark.lab,
-    pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root"),
-    pytest.mark.skipif(not all(map(shutil.which, PROGRAMS)), reason=f"needs {', '.join(PROGRAMS)}"),
-]
+pytestmark = needs(PROGRAMS)
 
 SPARE = "10.77.0.0/24"
 """A prefix that nobody else uses."""

@@ -4,13 +4,9 @@ and the rest is in force at once.  Packets of others pass meanwhile, whoever is 
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import pytest
 
 from lab import operate
 from lab.description import Lab
@@ -30,14 +26,11 @@ from tests.lab.live import (
     status,
     xenflow,
 )
+from tests.lab.needed import needs
 from tests.lab.test_store_lab import PROGRAMS, all_connected, changes
 from xenflow.tables import layout
 
-pytestmark = [
-    pytest.mark.lab,
-    pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root"),
-    pytest.mark.skipif(not all(map(shutil.which, PROGRAMS)), reason=f"needs {', '.join(PROGRAMS)}"),
-]
+pytestmark = needs(PROGRAMS)
 MOVED, HOME, AWAY = "r3", "host-c", "host-b"
 M2 = 'access = [{ at = "host-b:m2", macs = ["02:00:00:00:04:02"] }]\n'
 OTHER = changed(

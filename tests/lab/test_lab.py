@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -34,14 +33,11 @@ from lab.state import NETWORK_FILE, LabOptions
 from mgmt.hypervisor import HypervisorError
 from tests.lab.hypervisor_client import HypervisorClient
 from tests.lab.live import LIMIT_S, assert_machine_quiet_enough, settle
+from tests.lab.needed import needs
 from xenflow.model import control_link
 
 PROGRAMS = ("ovs-vswitchd", "ovsdb-server", "ovs-vsctl", "bird", "nft", "tc", "ip")
-pytestmark = [
-    pytest.mark.lab,
-    pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root"),
-    pytest.mark.skipif(not all(map(shutil.which, PROGRAMS)), reason=f"needs {', '.join(PROGRAMS)}"),
-]
+pytestmark = needs(PROGRAMS)
 PYTHON = [sys.executable, "-m", "lab"]
 
 

@@ -7,8 +7,6 @@ At a modest rate, so that a busy machine is not mistaken for a fault: how it doe
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -41,13 +39,10 @@ from tests.lab.live import (
     status,
     xenflow,
 )
+from tests.lab.needed import needs
 
 PROGRAMS = ("ovs-vswitchd", "ovsdb-server", "ovs-vsctl", "bird", "nft", "tc", "ip")
-pytestmark = [
-    pytest.mark.lab,
-    pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root"),
-    pytest.mark.skipif(not all(map(shutil.which, PROGRAMS)), reason=f"needs {', '.join(PROGRAMS)}"),
-]
+pytestmark = needs(PROGRAMS)
 
 BEFORE_COMMIT = {"overlapped": 13, "report": 10}
 """The effects up to and with the one that lets the VM run at the destination: `xenflow plan` shows

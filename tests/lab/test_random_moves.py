@@ -3,24 +3,17 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from lab import random_moves
 from lab.description import Lab
 from lab.judge import Verdict
 from tests.lab.live import in_sync, settle
+from tests.lab.needed import needs
 
 PROGRAMS = ("ovs-vswitchd", "ovsdb-server", "ovs-vsctl", "bird", "nft", "tc", "ip")
-pytestmark = [
-    pytest.mark.lab,
-    pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root"),
-    pytest.mark.skipif(not all(map(shutil.which, PROGRAMS)), reason=f"needs {', '.join(PROGRAMS)}"),
-]
+pytestmark = needs(PROGRAMS)
 
 
 def test_moves_by_chance_end_and_lose_nothing(lab_up: Callable[..., Lab], tmp_path: Path) -> None:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-
 import pytest
 
 from lab import operate, switch
 from lab.description import Lab, find_file
 from tests.lab.conftest import OneLab
 from tests.lab.live import LiveTraffic, bring_home, in_sync, reaches, settle, xenflow
+from tests.lab.needed import needs
 
 PROGRAMS = ("ovs-vswitchd", "ovsdb-server", "ovs-vsctl", "bird", "nft", "tc", "ip")
-pytestmark = [
-    pytest.mark.lab,
-    pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root"),
-    pytest.mark.skipif(not all(map(shutil.which, PROGRAMS)), reason=f"needs {', '.join(PROGRAMS)}"),
-]
+pytestmark = needs(PROGRAMS)
 ROUTERS_BETWEEN = {"paper": 1, "path": 2}
 
 

@@ -7,7 +7,6 @@ nothing may be left: namespaces, interfaces, addresses, routes, filters, process
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -34,13 +33,10 @@ from tests.lab.live import (
     settle,
     xenflow,
 )
+from tests.lab.needed import needs
 
 PROGRAMS = ("ovs-vswitchd", "ovsdb-server", "ovs-vsctl", "bird", "birdc", "nft", "tc", "ip")
-pytestmark = [
-    pytest.mark.lab,
-    pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root"),
-    pytest.mark.skipif(not all(map(shutil.which, PROGRAMS)), reason=f"needs {', '.join(PROGRAMS)}"),
-]
+pytestmark = needs(PROGRAMS)
 ENDS = ("m1", "m3")
 UNTOUCHED = ("m1", "m3", "r1", "r2", "r4", "r5")
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,14 +30,11 @@ from tests.lab.live import (
     status,
     xenflow,
 )
+from tests.lab.needed import needs
 from tests.lab.test_store_lab import PROGRAMS, rows
 from xenflow.store.schema import TABLES, TableKind
 
-pytestmark = [
-    pytest.mark.lab,
-    pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root"),
-    pytest.mark.skipif(not all(map(shutil.which, PROGRAMS)), reason=f"needs {', '.join(PROGRAMS)}"),
-]
+pytestmark = needs(PROGRAMS)
 BIRD = """
 protocol device {}
 protocol kernel { ipv4 { export all; }; }

@@ -6,8 +6,6 @@ Whoever waits for a fixed time instead of a proof loses packets here.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import socket
 import threading
 import time
@@ -23,13 +21,10 @@ from lab import switch
 from lab.description import PREFIX, Lab
 from lab.namespace import inside
 from tests.lab.live import LiveTraffic, bring_home, datapaths, in_sync, settle, xenflow
+from tests.lab.needed import needs
 
 PROGRAMS = ("ovs-vswitchd", "ovsdb-server", "ovs-vsctl", "bird", "nft", "tc", "ip")
-pytestmark = [
-    pytest.mark.lab,
-    pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root"),
-    pytest.mark.skipif(not all(map(shutil.which, PROGRAMS)), reason=f"needs {', '.join(PROGRAMS)}"),
-]
+pytestmark = needs(PROGRAMS)
 
 LATE_S = 2.0
 

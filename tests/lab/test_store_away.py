@@ -38,6 +38,7 @@ from tests.lab.live import (
     status,
     xenflow,
 )
+from tests.lab.needed import needs
 from tests.lab.test_faults import has_flow, route
 from tests.lab.test_store_lab import (
     LINK,
@@ -52,11 +53,7 @@ from tests.lab.test_store_lab import (
 from tests.store.store_rig import joined
 from xenflow.store.schema import DATABASE
 
-pytestmark = [
-    pytest.mark.lab,
-    pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root"),
-    pytest.mark.skipif(not all(map(shutil.which, PROGRAMS)), reason=f"needs {', '.join(PROGRAMS)}"),
-]
+pytestmark = needs(PROGRAMS)
 MEMBERS = 3
 DISK = 8 << 20
 """Octets of a server's disk that can be filled."""

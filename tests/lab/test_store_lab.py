@@ -6,8 +6,6 @@ The store is a real `ovsdb-server`, the planner a process of its own.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -37,14 +35,11 @@ from tests.lab.live import (
     status,
     xenflow,
 )
+from tests.lab.needed import needs
 from xenflow.store.schema import DATABASE, TABLES, TableKind
 
 PROGRAMS = ("ovs-vswitchd", "ovsdb-server", "ovsdb-client", "ovs-vsctl", "bird", "nft", "tc", "ip")
-pytestmark = [
-    pytest.mark.lab,
-    pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root"),
-    pytest.mark.skipif(not all(map(shutil.which, PROGRAMS)), reason=f"needs {', '.join(PROGRAMS)}"),
-]
+pytestmark = needs(PROGRAMS)
 LINK = """
 [links.more]
 id = 77

@@ -12,7 +12,17 @@ import pytest
 from tests import random_sites
 from xenflow.model.difference import compare
 from xenflow.model.holding import clashes, held_back
-from xenflow.model.network import Access, Cable, Controller, End, Interface, Link, Network, Tree
+from xenflow.model.network import (
+    Access,
+    Cable,
+    Controller,
+    End,
+    Interface,
+    Link,
+    Network,
+    Router,
+    Tree,
+)
 from xenflow.openflow.flow import Flows
 from xenflow.plan.laying import lay
 from xenflow.store import network_file
@@ -88,21 +98,24 @@ def test_a_station_on_its_link_waits_and_one_elsewhere_does_not() -> None:
     assert but_held(CAMPUS, after, MOVED) == with_(CAMPUS, links={far: desks[far]})
 
 
-def test_who_gets_what_it_has_waits_too_with_what_needs_that() -> None:
-    """A link that comes, with a port of its link; who is on that; and not who comes elsewhere."""
-    link = next(k for n, k in CAMPUS.links.items() if CAMPUS.routers[MOVED].on(n) and k.access)
-    home = CAMPUS.routers[MOVED].home
-    new = {
+def comers(**on: str) -> dict[str, Router]:
+    """Routers at the moved one's home, each on one link."""
+    return {
         name: replace(
             CAMPUS.routers[MOVED],
             name=name,
             id=number,
             control_vif=f"{name}.c",
-            interfaces=(Interface("eth0", on, number, f"{name}.0"),),
-            home=home,
+            interfaces=(Interface("eth0", link, number, f"{name}.0"),),
         )
-        for name, number, on in (("there", 901, OTHER_LINK), ("far", 902, "third"))
+        for number, (name, link) in enumerate(on.items(), 901)
     }
+
+
+def test_who_gets_what_it_has_waits_too_with_what_needs_that() -> None:
+    """A link that comes, with a port of its link; who is on that; and not who comes elsewhere."""
+    link = next(k for n, k in CAMPUS.links.items() if CAMPUS.routers[MOVED].on(n) and k.access)
+    new = comers(there=OTHER_LINK, far="third")
     spare = replace(other(CAMPUS), access=link.access)
     third = replace(other(CAMPUS), name="third", id=98, vlan=1901, detour_vlan=3949)
     links = {link.name: replace(link, access=()), OTHER_LINK: spare, "third": third}
@@ -114,18 +127,7 @@ def test_who_gets_what_it_has_waits_too_with_what_needs_that() -> None:
 
 
 def test_who_comes_to_its_link_waits_and_who_is_no_neighbour_does_not() -> None:
-    home = CAMPUS.routers[MOVED].home
-    new = {
-        name: replace(
-            CAMPUS.routers[MOVED],
-            name=name,
-            id=number,
-            control_vif=f"{name}.c",
-            interfaces=(Interface("eth0", link, number, f"{name}.0"),),
-            home=home,
-        )
-        for name, number, link in (("near", 901, ITS_LINK), ("far", 902, OTHER_LINK))
-    }
+    new = comers(near=ITS_LINK, far=OTHER_LINK)
     after = with_(CAMPUS, links={OTHER_LINK: other(CAMPUS)}, routers=new)
     assert held_back(CAMPUS, after, [MOVED]).names["routers"] == {"near"}
     assert but_held(CAMPUS, after, MOVED).routers.keys() == CAMPUS.routers.keys() | {"far"}

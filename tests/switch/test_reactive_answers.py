@@ -325,6 +325,27 @@ def test_a_route_change_of_either_family_deletes_by_its_prefix(paper: PlannedNet
     ]
 
 
+def test_a_leg_s_new_mac_address_deletes_what_was_chosen_from_its_group() -> None:
+    """Their cookies have the group; that of another group stays."""
+    state = RouterState()
+    via = [m.NextHop(n, m.NextHopType.VIA, 4, 2, n, 0x02AA) for n in (1, 2, 3)]
+    groups = [m.NextHop(n, m.NextHopType.GROUP, 4, 0, 0, 0) for n in (10, 11)]
+    legs = [m.Leg(10, 1, 1, 0), m.Leg(10, 2, 1, 1), m.Leg(11, 2, 1, 0), m.Leg(11, 3, 1, 1)]
+    state.apply(
+        [
+            m.Section(m.SectionKind.NEXTHOP, m.Op.SET, [*via, *groups]),
+            m.Section(m.SectionKind.LEG, m.Op.SET, legs),
+        ]
+    )
+    written = Written()
+    CookieExactFlows(written).follow(1, state, Changes(nexthops={1}))  # type: ignore[arg-type]
+    wanted = {
+        build.delete_by_cookie(layout.INGRESS, cookies.exact(1, hop), 0xFFFFFFFFFFFFFFFF)
+        for hop in (1, 10)
+    }
+    assert {*written.messages} == wanted and len(written.messages) == 2
+
+
 def test_a_route_change_deletes_only_what_may_follow_from_it() -> None:
     """By prefix and cookie, in one message, whatever the number of flows."""
     net = int(IPv4Address("10.2.0.0"))

@@ -166,7 +166,7 @@ class Shown:
                     "type": NextHopType(hop.type).name.lower(),
                     "family": hop.family,
                     "interface": interface.name if interface else None,
-                    "gateway": _address(hop.family, hop.gateway)
+                    "gateway": FAMILIES[hop.family].text(hop.gateway)
                     if hop.gateway and hop.type is not NextHopType.VM
                     else None,
                     "mac": mac_text(hop.mac) if hop.mac else None,
@@ -174,7 +174,7 @@ class Shown:
                     "legs": [leg.leg for leg in state.legs.get(hop.id, {}).values()],
                     "routes": state.uses[hop.id],
                     "neighbours": [
-                        {"address": _address(n.family, n.address), "mac": mac_text(n.mac)}
+                        {"address": FAMILIES[n.family].text(n.address), "mac": mac_text(n.mac)}
                         for n in state.neighbours.values()
                         if hop.type is NextHopType.CONNECTED
                         and (n.ifindex, n.family) == (hop.ifindex, hop.family)
@@ -229,10 +229,6 @@ def _shown(router: Router, state: RouterState) -> tuple[list[str], list[str]]:
     except Exception as error:
         log.exception("%s: what it says cannot be shown", router.name)
         return [f"what it says cannot be shown ({type(error).__name__}: {error})"], []
-
-
-def _address(family: int, value: int) -> str:
-    return str(ipaddress.IPv4Address(value) if family == 4 else ipaddress.IPv6Address(value))
 
 
 def _route_keys(state: RouterState, what: str | None) -> list[int]:

@@ -178,15 +178,10 @@ class ExactFlowPacker(PlainExactFlowPacker):
             or not form.least <= length <= len(frame) - at
         ):
             return super().pack(frame, in_port, actions, cookie)
-        pack, size, _, port_size, constants = form
-        if port_size == 1:
+        if form.port_size == 1:
             tp_src, tp_dst = tp_src[:1], tp_src[1:]
-        used = len(actions)
-        out = _out(frame, in_port, size, used)
-        c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10 = constants
-        head = (c0, size + used, c1, cookie, c2, in_port, c3, frame[:6], c4, frame[6:12], c5, tci)
-        ip = (c6, src, c7, dst, c8, tos & 0xFC, c9, tp_src, c10, tp_dst)
-        return b"".join((pack(*head, *ip), actions, out, actions, frame))
+        ip = src, dst, tos & 0xFC, tp_src, tp_dst
+        return _messages(form, frame, tci, in_port, ip, actions, cookie)
 
     def _pack6(
         self, frame: bytes, at: int, tci: int, in_port: int, actions: bytes, cookie: int
@@ -195,15 +190,10 @@ class ExactFlowPacker(PlainExactFlowPacker):
         form = self._forms6.get(proto)
         if form is None or not form.least <= length <= len(frame) - at - 40:
             return super().pack(frame, in_port, actions, cookie)
-        pack, size, _, port_size, constants = form
-        if port_size == 1:
+        if form.port_size == 1:
             tp_src, tp_dst = tp_src[:1], tp_src[1:]
-        used = len(actions)
-        out = _out(frame, in_port, size, used)
-        c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10 = constants
-        head = (c0, size + used, c1, cookie, c2, in_port, c3, frame[:6], c4, frame[6:12], c5, tci)
-        ip = (c6, first >> 4 & 0xFC, c7, tp_src, c8, tp_dst, c9, src, c10, dst)
-        return b"".join((pack(*head, *ip), actions, out, actions, frame))
+        ip = first >> 4 & 0xFC, tp_src, tp_dst, src, dst
+        return _messages(form, frame, tci, in_port, ip, actions, cookie)
 
 
 def _headers(proto: int) -> dict[str, bytes]:
@@ -213,10 +203,24 @@ def _headers(proto: int) -> dict[str, bytes]:
     return {name: struct.pack("!I", spec.nxm | spec.size) for name, spec in fields}
 
 
-def _out(frame: bytes, in_port: int, size: int, used: int) -> bytes:
-    """The beginning of the packet_out; `size` and `used` octets has the flow_mod before its
-    actions, and in them.  Raises FlowError where one of both is too long."""
+def _messages(
+    form: _ExactForm,
+    frame: bytes,
+    tci: int,
+    in_port: int,
+    ip: tuple[bytes | int, bytes | int, bytes | int, bytes | int, bytes | int],
+    actions: bytes,
+    cookie: int,
+) -> bytes:
+    """The flow_mod, with the values of the IP header in the form's order, and the packet_out.
+    Raises FlowError where one of both is too long."""
+    pack, size, _, _, (c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10) = form
+    used = len(actions)
     length = 16 + used + len(frame)
     if length > 0xFFFF or size + used > 0xFFFF:
         raise FlowError(f"packet_out: a frame of {len(frame)} bytes does not fit in a message")
-    return PACKET_OUT.pack(1, 13, length, 0, NO_BUFFER, in_port, used)
+    out = PACKET_OUT.pack(1, 13, length, 0, NO_BUFFER, in_port, used)
+    head = (c0, size + used, c1, cookie, c2, in_port, c3, frame[:6], c4, frame[6:12], c5, tci)
+    v0, v1, v2, v3, v4 = ip
+    values = (c6, v0, c7, v1, c8, v2, c9, v3, c10, v4)
+    return b"".join((pack(*head, *values), actions, out, actions, frame))

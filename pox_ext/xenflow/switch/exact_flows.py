@@ -49,8 +49,9 @@ class CookieExactFlows(ExactFlows):
         routes = [*changes.routes, *changes.gone]
         hops = affected_hops(state, changes)
         # Their cookies have the group that was chosen from, not the leg.
-        legs = ((group, leg.leg) for group, kept in state.legs.items() for leg in kept.values())
-        hops |= {group for group, leg in legs if leg in hops}
+        if any(map(state.leg_uses.__getitem__, hops)):
+            legs = ((group, leg.leg) for group, kept in state.legs.items() for leg in kept.values())
+            hops |= {group for group, leg in legs if leg in hops}
         if len(routes) + len(hops) > MANY:
             self.forget(router)
             return

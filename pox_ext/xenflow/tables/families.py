@@ -51,9 +51,3 @@ def from_prefix(net: int, span: int) -> dict[str, Value]:
     """What matches the packets from a prefix."""
     of = MATCHED[family_of(span)]
     return {"dl_type": of.dl_type, of.src: (net, netmask(span))}
-
-
-def to_address(family: Family, address: int) -> dict[str, Value]:
-    """What matches the packets to one address."""
-    of = MATCHED[family]
-    return {"dl_type": of.dl_type, of.dst: address}

@@ -10,7 +10,7 @@ from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Action, Flow, match
 from xenflow.routes.family import V4, Family
 from xenflow.tables import cookies
-from xenflow.tables.families import to_address
+from xenflow.tables.families import to_prefix
 from xenflow.tables.layout import LEGS, LINKS, NEXT_HOPS, SIZES, VM, Legs, NextHops, Reg, Sizes
 from xenflow.tables.shares import Shares
 
@@ -87,7 +87,7 @@ def _stations_and_gateway(
     link = network.links[out.link]
     own, chosen = cookies.of(table, router.id), {Reg.ROUTER: router.id, Reg.NEXT_HOP: hop.id}
     for address, mac in hop.neighbours:
-        station = match(**chosen, **to_address(hop.family, address))
+        station = match(**chosen, **to_prefix(address, hop.family.host))
         yield Flow(table, NextHops.STATION, station, _rewrite(link, out, mac), own)
     onward = _rewrite(link, out, hop.mac) if hop.mac else (f.resubmit(VM),)
     yield Flow(table, NextHops.HOP, match(**chosen), onward, own)

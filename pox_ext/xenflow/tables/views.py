@@ -85,10 +85,13 @@ def router_view(router: Router, state: RouterState) -> RouterView:
                     down[family].discard(interface.name)
             if not told.flags & InterfaceFlag.UP:
                 off.add(interface.name)
+    told_locals = (
+        (local, FAMILIES[local.family].span(local.length)) for local in state.locals.values()
+    )
     mine = sorted(
-        (net, span, "" if local.broadcast else names.get(local.ifindex, "lo"))
-        for local in state.locals.values()
-        if not _is_loopback(net := local.address, span := FAMILIES[local.family].span(local.length))
+        (local.address, span, "" if local.broadcast else names.get(local.ifindex, "lo"))
+        for local, span in told_locals
+        if not _is_loopback(local.address, span)
     )
     v4, v6 = (
         FamilyView(tuple(sorted(down[family])), state.policy.slow_of(family)) for family in (V4, V6)
